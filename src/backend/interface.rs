@@ -1,0 +1,77 @@
+//! The trait that every place for repository files implements, and its errors.
+
+use std::io;
+
+/// A key is a relative path with `/`, such as `index/0123…`. No order is promised by `list`.
+pub trait Backend: Send + Sync {
+    /// How a person would name this place.
+    fn location(&self) -> String;
+    /// All bytes of a key.
+    fn get(&self, key: &str) -> Result<Vec<u8>, BackendError>;
+    /// Exactly `len` bytes from `offset`; fewer there are is `Short`.
+    fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError>;
+    /// Bytes under a key.
+    fn size(&self, key: &str) -> Result<u64, BackendError>;
+    /// Keeps `bytes` under `key`, replacing what was there. Atomic; durable when it returns.
+    fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError>;
+    /// As `put`, but of several writers of the same key exactly one succeeds; the others get `Exists`.
+    fn put_new(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError>;
+    /// Keys below a directory (recursively) with their sizes; empty if there is none. Unfinished writes aren't listed.
+    fn list(&self, directory: &str) -> Result<Vec<(String, u64)>, BackendError>;
+    /// Removes a key; an absent one is fine.
+    fn delete(&self, key: &str) -> Result<(), BackendError>;
+    /// Tries to take the named lock without waiting. It ends with its holder, however that ends.
+    fn try_lock(&self, name: &str) -> Result<Lock, BackendError>;
+}
+
+/// Gives a lock back when dropped.
+pub trait LockGuard: Send {}
+
+/// The answer to `try_lock`.
+pub enum Lock {
+    /// Taken.
+    Held(Box<dyn LockGuard>),
+    /// Somebody else has it; who, as far as known.
+    Busy { holder: String },
+    /// This place has no locks (or is read-only).
+    Unsupported,
+}
+
+/// What a caller can do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    NotFound,
+    Exists,
+    /// The key holds fewer bytes than asked for.
+    Short,
+    NoSpace,
+    Denied,
+    Other,
+}
+
+/// An operation on one key that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}: {source}")]
+pub struct BackendError {
+    pub kind: ErrorKind,
+    pub action: &'static str,
+    /// The full path or URL.
+    pub path: String,
+    #[source]
+    pub source: io::Error,
+}
+
+impl BackendError {
+    /// Classifies an I/O error.
+    pub fn new(action: &'static str, path: impl Into<String>, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::NotFound,
+            io::ErrorKind::AlreadyExists => ErrorKind::Exists,
+            io::ErrorKind::UnexpectedEof => ErrorKind::Short,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+            _ => ErrorKind::Other,
+        };
+        Self { kind, action, path: path.into(), source }
+    }
+}

@@ -1,0 +1,35 @@
+//! Every stored structure as encode and decode: no I/O, no clock, no randomness. `docs/format.md` is the authority.
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod config_file;
+mod entry;
+mod error;
+mod index;
+mod layout;
+mod manifest;
+mod pack;
+mod proof;
+mod reader;
+mod record;
+mod sequence;
+mod wire;
+
+pub use config_file::{Chunking, RepositoryConfig};
+pub use entry::{Content, Entry, EntryKind, FileState, Segment};
+pub use error::FormatError;
+pub use index::{IndexFile, IndexedPack};
+pub use layout::Key;
+pub use manifest::{
+    CollectionCount, Consistency, Counts, Finding, Level, Manifest, Note, NoteReason, Proof, Severity, SnapshotKind, SourceKind,
+    SourceRecord,
+};
+pub use pack::{Pack, PackKind};
+pub use proof::ProofFile;
+pub use record::{ChunkRecord, Encoding, Method};
+pub use sequence::{Child, ChunkRef, Item, Node, Root, SequenceBuilder};
+
+/// The newest format version that this build reads, and the one that it writes.
+pub const FORMAT_VERSION: u32 = 0;
+
+/// No chunk is longer than this, encoded or not; a reader refuses longer ones before it allocates.
+pub const MAX_CHUNK_BYTES: u32 = 16 << 20;

@@ -1,0 +1,113 @@
+//! How one chunk lies in a pack: id, lengths, encoding, bases.
+
+use super::MAX_CHUNK_BYTES;
+use super::error::FormatError;
+use super::reader::Reader;
+use crate::id::Id;
+
+/// The way from a chunk's bytes to its stored bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Stored as it is.
+    Raw,
+    /// One zstd frame (RFC 8878).
+    Zstd,
+    /// One zstd frame whose prefix is the concatenation of the bases. Reserved: not written by format 0 so far.
+    Delta,
+}
+
+/// The encoding byte: low nibble the method, high nibble the number of bases (0 to 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoding {
+    pub method: Method,
+    pub bases: u8,
+}
+
+impl Encoding {
+    pub const RAW: Self = Self { method: Method::Raw, bases: 0 };
+    pub const ZSTD: Self = Self { method: Method::Zstd, bases: 0 };
+
+    /// The byte as stored.
+    pub fn byte(self) -> u8 {
+        let method = match self.method {
+            Method::Raw => 0,
+            Method::Zstd => 1,
+            Method::Delta => 2,
+        };
+        self.bases << 4 | method
+    }
+
+    /// Reads the byte; a method or a number of bases that the format does not have is an error.
+    pub fn from_byte(byte: u8) -> Result<Self, FormatError> {
+        let method = match byte & 0x0f {
+            0 => Method::Raw,
+            1 => Method::Zstd,
+            2 => Method::Delta,
+            other => return Err(FormatError::invalid("chunk record", format!("unknown encoding {other}"))),
+        };
+        let bases = byte >> 4;
+        let fits = if method == Method::Delta { (1..=4).contains(&bases) } else { bases == 0 };
+        if fits {
+            Ok(Self { method, bases })
+        } else {
+            Err(FormatError::invalid("chunk record", format!("encoding byte {byte:#04x}")))
+        }
+    }
+}
+
+/// One chunk of a pack, as its trailer and the index files list it. The offset is the sum of the lengths before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkRecord {
+    pub id: Id,
+    /// Bytes in the pack.
+    pub stored_len: u32,
+    /// Bytes of the chunk itself.
+    pub plain_len: u32,
+    pub encoding: Encoding,
+    pub bases: Box<[Id]>,
+}
+
+impl ChunkRecord {
+    /// Bytes of a record without bases.
+    pub const LEN: usize = Id::LEN + 4 + 4 + 1;
+
+    /// Appends the record's bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.id.as_bytes());
+        out.extend_from_slice(&self.stored_len.to_le_bytes());
+        out.extend_from_slice(&self.plain_len.to_le_bytes());
+        out.push(self.encoding.byte());
+        for base in &self.bases {
+            out.extend_from_slice(base.as_bytes());
+        }
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
+        let id = reader.id()?;
+        let stored_len = reader.u32()?;
+        let plain_len = reader.u32()?;
+        let encoding = Encoding::from_byte(reader.u8()?)?;
+        if stored_len > MAX_CHUNK_BYTES || plain_len > MAX_CHUNK_BYTES {
+            return Err(FormatError::invalid("chunk record", "a chunk longer than 16 MiB"));
+        }
+        let bases = (0..encoding.bases).map(|_| reader.id()).collect::<Result<_, _>>()?;
+        Ok(Self { id, stored_len, plain_len, encoding, bases })
+    }
+
+    /// Appends `count` (u32) and the records.
+    pub(super) fn encode_all(records: &[Self], out: &mut Vec<u8>) {
+        out.extend_from_slice(&(records.len() as u32).to_le_bytes());
+        for record in records {
+            record.encode(out);
+        }
+    }
+
+    /// Reads what `encode_all` wrote; the count is checked against the bytes that are left before anything is allocated.
+    pub(super) fn decode_all(reader: &mut Reader<'_>) -> Result<Vec<Self>, FormatError> {
+        let count = reader.u32()? as usize;
+        if count > reader.remaining() / Self::LEN {
+            return Err(FormatError::Truncated { what: "chunk records" });
+        }
+        (0..count).map(|_| Self::decode(reader)).collect()
+    }
+}

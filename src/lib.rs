@@ -1,0 +1,11 @@
+//! Frequent, cheap, proven snapshots of SQLite databases, Chroma stores and the files beside them.
+//!
+//! The map of the rooms is in `docs/architecture.md`, the stored bytes are in `docs/format.md`.
+
+pub mod backend;
+pub mod chunking;
+pub mod format;
+pub mod id;
+pub mod progress;
+pub mod repository;
+pub mod stamp;

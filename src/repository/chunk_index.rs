@@ -1,0 +1,305 @@
+//! Which chunk lies where: loaded from `index/` and from the trailers of packs that no index lists.
+//!
+//! A small repository's index is a table in memory. Above a limit RocksDB in the cache directory takes over; when
+//! another process has it, this one makes a private copy beside it; when it is missing, stale or damaged it is made
+//! anew from `index/`. A hit counts only for a pack that the repository's own listing holds.
+
+use super::error::RepositoryError;
+use super::memory_table::MemoryTable;
+use super::rocks_table::{CacheError, RocksTable};
+use crate::backend::{Backend, ErrorKind};
+use crate::format::{Encoding, IndexFile, IndexedPack, Key, Pack};
+use crate::id::Id;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// A chunk in memory takes about this much: id, place and the hash table's slack.
+const MEMORY_BYTES_PER_CHUNK: u64 = 90;
+/// Bytes of an index file per chunk.
+const INDEX_BYTES_PER_CHUNK: u64 = 41;
+
+/// Where the index may live.
+#[derive(Debug, Clone)]
+pub struct IndexOptions {
+    /// Where caches go; `None`: memory only.
+    pub cache_directory: Option<PathBuf>,
+    /// A larger index than this goes to the cache directory.
+    pub memory_limit_bytes: u64,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self { cache_directory: None, memory_limit_bytes: 128 << 20 }
+    }
+}
+
+/// Where a chunk's stored bytes lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    pub pack: Id,
+    pub offset: u64,
+    pub stored_len: u32,
+    pub plain_len: u32,
+    pub encoding: Encoding,
+}
+
+/// Packs by small numbers, so that a table needn't repeat their ids.
+#[derive(Default)]
+pub struct PackNumbers {
+    ids: Vec<Id>,
+    numbers: HashMap<Id, u32>,
+}
+
+impl PackNumbers {
+    pub(super) fn number(&mut self, pack: Id) -> u32 {
+        *self.numbers.entry(pack).or_insert_with(|| {
+            self.ids.push(pack);
+            self.ids.len() as u32 - 1
+        })
+    }
+
+    pub(super) fn id(&self, number: u32) -> Option<Id> {
+        self.ids.get(number as usize).copied()
+    }
+}
+
+#[derive(Default)]
+struct Tables {
+    /// Everything, or, beside RocksDB, what no index file lists yet.
+    memory: MemoryTable,
+    numbers: PackNumbers,
+    rocks: Option<RocksTable>,
+    /// A private cache is removed with its directory.
+    private: Option<tempfile::TempDir>,
+}
+
+/// The index of an open repository. Safe to share between threads.
+pub struct ChunkIndex {
+    backend: Arc<dyn Backend>,
+    tables: RwLock<Tables>,
+    packs: RwLock<HashMap<Id, u64>>,
+    index_files: Vec<(Id, u64)>,
+    /// What was wrong but could be worked around.
+    warnings: Mutex<Vec<String>>,
+    damaged_files: Mutex<Vec<String>>,
+}
+
+impl ChunkIndex {
+    /// Reads the listings and loads the index.
+    pub fn load(backend: &Arc<dyn Backend>, repository: Id, options: &IndexOptions) -> Result<Self, RepositoryError> {
+        // Index files first: a pack that goes away between the listings is then void, never the other way round.
+        let index_files = listing(&**backend, "index", |key| if let Key::Index(id) = key { Some(id) } else { None })?;
+        let packs = listing(&**backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })?;
+        let index = Self {
+            backend: Arc::clone(backend),
+            tables: RwLock::default(),
+            packs: RwLock::new(packs.into_iter().collect()),
+            index_files,
+            warnings: Mutex::default(),
+            damaged_files: Mutex::default(),
+        };
+        let chunks: u64 = index.index_files.iter().map(|(_, size)| size / INDEX_BYTES_PER_CHUNK).sum();
+        let large = chunks * MEMORY_BYTES_PER_CHUNK > options.memory_limit_bytes;
+        let mut tables = Tables::default();
+        if let (true, Some(cache)) = (large, &options.cache_directory) {
+            index.open_cache(&mut tables, &cache.join(repository.hex()));
+        }
+        index.fill(&mut tables)?;
+        *index.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
+        Ok(index)
+    }
+
+    fn open_cache(&self, tables: &mut Tables, directory: &std::path::Path) {
+        let mut opened = RocksTable::open(directory);
+        if let Err(CacheError::Damaged(detail)) = &opened {
+            self.warn(format!("the index cache in {} was damaged and is made anew: {detail}", directory.display()));
+            opened = RocksTable::destroy(directory).map_err(CacheError::from).and_then(|()| RocksTable::open(directory));
+        }
+        if let Err(CacheError::Locked) = &opened {
+            let private = tempfile::Builder::new().prefix("private-").tempdir_in(directory);
+            opened = private.map_err(CacheError::from).and_then(|private| {
+                let table = RocksTable::open(private.path());
+                tables.private = Some(private);
+                table
+            });
+        }
+        match opened {
+            // Most of what it knows is gone from the repository: a new one is smaller.
+            Ok(table) if self.is_mostly_stale(&table) => {
+                drop(table);
+                let again = RocksTable::destroy(directory).map_err(CacheError::from);
+                tables.rocks = again.and_then(|()| RocksTable::open(directory)).ok();
+            }
+            Ok(table) => tables.rocks = Some(table),
+            Err(error) => self.warn(format!("working without the index cache in {}: {error}", directory.display())),
+        }
+    }
+
+    fn is_mostly_stale(&self, table: &RocksTable) -> bool {
+        let present: HashSet<Id> = self.index_files.iter().map(|(id, _)| *id).collect();
+        let stale = table.loaded().keys().filter(|id| !present.contains(*id)).count();
+        stale > 8 && stale * 2 > table.loaded().len()
+    }
+
+    /// Loads every index file that isn't loaded, then the packs that none of them lists.
+    fn fill(&self, tables: &mut Tables) -> Result<(), RepositoryError> {
+        let mut listed = HashSet::new();
+        for (name, _) in &self.index_files {
+            if let Some(packs) = tables.rocks.as_ref().and_then(|rocks| rocks.loaded().get(name)) {
+                listed.extend(packs);
+                continue;
+            }
+            let key = Key::Index(*name).path();
+            let bytes = match self.backend.get(&key) {
+                Err(error) if error.kind == ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let decoded = if Id::of(&bytes) == *name {
+                IndexFile::decode(&bytes).map_err(|error| error.to_string())
+            } else {
+                Err("its content does not match its name".to_owned())
+            };
+            let index = match decoded {
+                Ok(index) => index,
+                Err(detail) => {
+                    self.warn(format!("index file {key} is damaged ({detail}); its packs are read by their trailers"));
+                    self.damaged_files.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+                    continue;
+                }
+            };
+            listed.extend(index.packs.iter().map(|pack| pack.pack));
+            self.load_file(tables, *name, &index);
+        }
+        self.read_unlisted_packs(tables, &listed)
+    }
+
+    fn load_file(&self, tables: &mut Tables, name: Id, index: &IndexFile) {
+        if let Some(rocks) = &mut tables.rocks {
+            match rocks.load(name, index) {
+                Ok(()) => return,
+                Err(error) => self.warn(format!("the index cache could not be extended, using memory: {error}")),
+            }
+        }
+        for pack in index.packs.iter().filter(|pack| self.has_pack(&pack.pack)) {
+            tables.memory.insert(pack, &mut tables.numbers);
+        }
+    }
+
+    /// A killed or concurrent run leaves packs that no index lists yet.
+    fn read_unlisted_packs(
+        &self,
+        tables: &mut Tables,
+        listed: &HashSet<Id>,
+    ) -> Result<(), RepositoryError> {
+        let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for (pack, size) in packs.iter().filter(|(pack, _)| !listed.contains(*pack)) {
+            match read_trailer(&*self.backend, *pack, *size) {
+                Ok(indexed) => tables.memory.insert(&indexed, &mut tables.numbers),
+                Err(RepositoryError::Damaged { file, detail }) => {
+                    self.warn(format!("{file} is damaged and left aside: {detail}"));
+                    self.damaged_files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+                }
+                Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a chunk lies, or `None`.
+    pub fn find(&self, id: &Id) -> Option<Location> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let found = tables.memory.find(id, &tables.numbers).filter(|location| self.has_pack(&location.pack));
+        if found.is_some() {
+            return found;
+        }
+        let looked_up = tables.rocks.as_ref()?.find(id, |pack| self.has_pack(pack));
+        drop(tables);
+        match looked_up {
+            Ok(found) => found,
+            Err(error) => self.find_without_cache(id, &error),
+        }
+    }
+
+    /// A damaged cache costs time, never a chunk: everything is loaded again, into memory.
+    fn find_without_cache(&self, id: &Id, error: &CacheError) -> Option<Location> {
+        self.warn(format!("the index cache failed and is left aside: {error}"));
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(broken) = tables.rocks.take()
+            && let Err(error) = broken.discard().map_err(|error| error.to_string()).and_then(|()| {
+                self.fill(&mut tables).map_err(|error| error.to_string())
+            })
+        {
+            self.warn(format!("the index could not be loaded again: {error}"));
+        }
+        tables.memory.find(id, &tables.numbers).filter(|location| self.has_pack(&location.pack))
+    }
+
+    /// Adds a pack that this run has written.
+    pub fn add(&self, indexed: &IndexedPack, pack_len: u64) {
+        self.packs.write().unwrap_or_else(PoisonError::into_inner).insert(indexed.pack, pack_len);
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let tables = &mut *tables;
+        tables.memory.insert(indexed, &mut tables.numbers);
+    }
+
+    /// The pack was there when the repository was opened, or this run wrote it.
+    pub fn has_pack(&self, pack: &Id) -> bool {
+        self.packs.read().unwrap_or_else(PoisonError::into_inner).contains_key(pack)
+    }
+
+    /// Bytes of a pack by the listing.
+    pub fn pack_len(&self, pack: &Id) -> Option<u64> {
+        self.packs.read().unwrap_or_else(PoisonError::into_inner).get(pack).copied()
+    }
+
+    /// How the index is kept, for the verbose report.
+    pub fn describe(&self) -> String {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        match (&tables.rocks, &tables.private) {
+            (None, _) => format!("{} chunks in memory", tables.memory.len()),
+            (Some(rocks), None) => format!("RocksDB cache of {} index files", rocks.loaded().len()),
+            (Some(rocks), Some(_)) => format!("private RocksDB cache of {} index files", rocks.loaded().len()),
+        }
+    }
+
+    /// What was worked around so far.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Repository files found damaged while loading.
+    pub fn damaged_files(&self) -> Vec<String> {
+        self.damaged_files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+}
+
+fn listing(
+    backend: &dyn Backend,
+    directory: &str,
+    pick: impl Fn(Key) -> Option<Id>,
+) -> Result<Vec<(Id, u64)>, RepositoryError> {
+    let listed = backend.list(directory)?;
+    Ok(listed.into_iter().filter_map(|(path, size)| Some((pick(Key::parse(&path)?)?, size))).collect())
+}
+
+/// Reads a pack's trailer without its chunks.
+pub fn read_trailer(backend: &dyn Backend, pack: Id, size: u64) -> Result<IndexedPack, RepositoryError> {
+    let key = Key::Pack(pack).path();
+    let damaged = |detail: String| RepositoryError::Damaged { file: key.clone(), detail };
+    let foot_at = size.checked_sub(Pack::FOOT_LEN).ok_or_else(|| damaged("too short to be a pack".into()))?;
+    let foot = backend.get_range(&key, foot_at, Pack::FOOT_LEN)?;
+    let trailer_len = Pack::trailer_len(&foot).map_err(|error| damaged(error.to_string()))?;
+    let trailer_at = foot_at.checked_sub(trailer_len).ok_or_else(|| damaged("its trailer is cut short".into()))?;
+    let trailer = backend.get_range(&key, trailer_at, trailer_len)?;
+    let decoded = Pack::decode_trailer(&trailer, size).map_err(|error| damaged(error.to_string()))?;
+    Ok(IndexedPack { pack, kind: decoded.kind, records: decoded.records })
+}

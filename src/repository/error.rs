@@ -1,0 +1,43 @@
+//! What can be wrong with a repository, with the file it is about.
+
+use crate::backend::{BackendError, ErrorKind};
+use crate::format::FormatError;
+use crate::id::Id;
+use crate::stamp::Stamp;
+
+/// A repository operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RepositoryError {
+    #[error("there is no repository at {location}")]
+    Absent { location: String },
+    #[error("{location} is not an icecore repository: {detail}")]
+    NotARepository { location: String, detail: String },
+    #[error("{location} already holds a repository")]
+    AlreadyThere { location: String },
+    #[error("{location} is not empty and holds no repository")]
+    NotEmpty { location: String },
+    #[error("cannot use the repository at {location}: {source}")]
+    Unsupported { location: String, source: FormatError },
+    #[error("damaged repository file {file}: {detail}")]
+    Damaged { file: String, detail: String },
+    #[error("chunk {id} is in no pack of the repository")]
+    MissingChunk { id: Id },
+    #[error("no snapshot {stamp} in the repository")]
+    NoSnapshot { stamp: Stamp },
+    #[error("another run is using the repository ({what}): {holder}")]
+    Busy { what: String, holder: String },
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl RepositoryError {
+    /// Damage to a file, told by what reading it found.
+    pub fn damaged(file: impl Into<String>, detail: impl ToString) -> Self {
+        Self::Damaged { file: file.into(), detail: detail.to_string() }
+    }
+
+    /// The file system is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Backend(error) if error.kind == ErrorKind::NoSpace)
+    }
+}

@@ -1,0 +1,75 @@
+//! The chunk index of a small repository: a hash table in memory.
+
+use super::chunk_index::{Location, PackNumbers};
+use crate::format::{Encoding, IndexedPack, Pack};
+use crate::id::Id;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// An id is a hash already: its first bytes serve as they are.
+#[derive(Default)]
+pub struct PrefixHasher(u64);
+
+impl Hasher for PrefixHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 ^= u64::from_le_bytes(*first);
+        }
+    }
+    fn write_usize(&mut self, _length: usize) {}
+}
+
+/// A map with ids as keys.
+pub type IdMap<T> = HashMap<Id, T, BuildHasherDefault<PrefixHasher>>;
+
+/// Where each chunk lies; 20 bytes a chunk beside its id.
+#[derive(Default)]
+pub struct MemoryTable {
+    places: IdMap<Place>,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    pack: u32,
+    offset: u32,
+    stored_len: u32,
+    plain_len: u32,
+    encoding: u8,
+}
+
+impl MemoryTable {
+    /// Adds a pack's chunks; one that is known already keeps its first place.
+    pub fn insert(&mut self, indexed: &IndexedPack, numbers: &mut PackNumbers) {
+        let pack = numbers.number(indexed.pack);
+        let mut offset = Pack::FIRST_OFFSET;
+        self.places.reserve(indexed.records.len());
+        for record in &indexed.records {
+            if let Ok(offset) = u32::try_from(offset) {
+                let (stored_len, plain_len) = (record.stored_len, record.plain_len);
+                let place = Place { pack, offset, stored_len, plain_len, encoding: record.encoding.byte() };
+                self.places.entry(record.id).or_insert(place);
+            }
+            offset += u64::from(record.stored_len);
+        }
+    }
+
+    /// Where a chunk lies.
+    pub fn find(&self, id: &Id, numbers: &PackNumbers) -> Option<Location> {
+        let place = self.places.get(id)?;
+        Some(Location {
+            pack: numbers.id(place.pack)?,
+            offset: u64::from(place.offset),
+            stored_len: place.stored_len,
+            plain_len: place.plain_len,
+            encoding: Encoding::from_byte(place.encoding).ok()?,
+        })
+    }
+
+    /// How many chunks it knows.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+}

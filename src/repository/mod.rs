@@ -1,0 +1,18 @@
+//! Chunks and snapshots, kept in packs on a backend.
+
+mod chunk_index;
+mod chunk_reader;
+mod codec;
+mod error;
+mod memory_table;
+mod open;
+mod pack_writer;
+mod rocks_table;
+mod snapshots;
+mod trees;
+
+pub use chunk_index::IndexOptions;
+pub use error::RepositoryError;
+pub use open::{Held, Repository};
+pub use pack_writer::{ChunkWriter, Written};
+pub use snapshots::{Snapshot, Snapshots};

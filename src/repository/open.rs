@@ -1,0 +1,119 @@
+//! An open repository: its place, its config, and its chunk index, loaded when first needed.
+
+use super::chunk_index::{ChunkIndex, IndexOptions};
+use super::error::RepositoryError;
+use crate::backend::{Backend, ErrorKind, Lock, LockGuard};
+use crate::format::{Chunking, FormatError, Key, RepositoryConfig};
+use crate::id::Id;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// What stands in every repository for the one who finds it without knowing icecore.
+const README: &str = include_str!("repository_readme.txt");
+/// How often a lock that somebody else has is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(200);
+
+/// A repository on some backend.
+pub struct Repository {
+    backend: Arc<dyn Backend>,
+    config: RepositoryConfig,
+    id: Id,
+    options: IndexOptions,
+    index: OnceLock<ChunkIndex>,
+}
+
+/// A lock on the repository, given back when dropped; `None` where the place has no locks.
+pub struct Held(#[expect(dead_code, reason = "dropping it gives the lock back")] Option<Box<dyn LockGuard>>);
+
+impl Repository {
+    /// Makes an empty repository. The config comes last, so that a half-made repository is none.
+    pub fn create(backend: Arc<dyn Backend>, random: [u8; 32]) -> Result<RepositoryConfig, RepositoryError> {
+        let location = backend.location();
+        match backend.size(&Key::Config.path()) {
+            Ok(_) => return Err(RepositoryError::AlreadyThere { location }),
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        let config = RepositoryConfig::new(Id::of(&random));
+        backend.put(&Key::Readme.path(), README.as_bytes())?;
+        match backend.put_new(&Key::Config.path(), &config.encode()) {
+            Err(error) if error.kind == ErrorKind::Exists => Err(RepositoryError::AlreadyThere { location }),
+            other => other.map(|()| config).map_err(RepositoryError::from),
+        }
+    }
+
+    /// Opens a repository: its config must be there, whole, and of a format that this build knows.
+    pub fn open(backend: Arc<dyn Backend>, options: IndexOptions) -> Result<Self, RepositoryError> {
+        let location = backend.location();
+        let bytes = match backend.get(&Key::Config.path()) {
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                let packs = backend.list("packs").unwrap_or_default();
+                return Err(if packs.is_empty() {
+                    RepositoryError::Absent { location }
+                } else {
+                    RepositoryError::damaged("config", "it is missing, but there are packs")
+                });
+            }
+            other => other?,
+        };
+        let config = RepositoryConfig::decode(&bytes).map_err(|error| match error {
+            FormatError::TooNew { .. } | FormatError::Requires { .. } => {
+                RepositoryError::Unsupported { location: location.clone(), source: error }
+            }
+            FormatError::Magic { .. } => {
+                RepositoryError::NotARepository { location: location.clone(), detail: error.to_string() }
+            }
+            // Another program's `config` carries no hash of ours; ours damaged is told by the files around it.
+            _ if backend.size(&Key::Readme.path()).is_err() => {
+                RepositoryError::NotARepository { location: location.clone(), detail: error.to_string() }
+            }
+            _ => RepositoryError::damaged("config", error),
+        })?;
+        let id = config.id().ok_or_else(|| RepositoryError::damaged("config", "repository id"))?;
+        Ok(Self { backend, config, id, options, index: OnceLock::new() })
+    }
+
+    /// Where the files lie.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// The repository's own id, repeated in each manifest.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// How files are cut here.
+    pub fn chunking(&self) -> &Chunking {
+        &self.config.chunking
+    }
+
+    /// The chunk index, loaded on first use.
+    pub fn index(&self) -> Result<&ChunkIndex, RepositoryError> {
+        if let Some(index) = self.index.get() {
+            return Ok(index);
+        }
+        let loaded = ChunkIndex::load(&self.backend, self.id, &self.options)?;
+        Ok(self.index.get_or_init(|| loaded))
+    }
+
+    /// What loading the index had to work around, if it was loaded.
+    pub fn warnings(&self) -> Vec<String> {
+        self.index.get().map(ChunkIndex::warnings).unwrap_or_default()
+    }
+
+    /// Takes a named lock, waiting up to `patience` for whoever has it.
+    pub fn lock(&self, name: &str, patience: Duration) -> Result<Held, RepositoryError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.backend.try_lock(name)? {
+                Lock::Held(guard) => return Ok(Held(Some(guard))),
+                Lock::Unsupported => return Ok(Held(None)),
+                Lock::Busy { holder } if Instant::now() >= deadline => {
+                    return Err(RepositoryError::Busy { what: name.to_owned(), holder });
+                }
+                Lock::Busy { .. } => std::thread::sleep(LOCK_POLL),
+            }
+        }
+    }
+}

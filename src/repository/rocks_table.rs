@@ -1,0 +1,202 @@
+//! The chunk index of a large repository: RocksDB in the cache directory. A cache, never the truth.
+//!
+//! Key: chunk id, then the first 8 bytes of the index file that names it, so that each index file's entries are a set of
+//! their own. Value: pack id, offset, lengths, encoding. The column family `sets` tells which index files are in, and which
+//! packs each of them lists.
+
+use super::chunk_index::Location;
+use crate::format::{Encoding, IndexFile, Pack};
+use crate::id::Id;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, IngestExternalFileOptions, IteratorMode, Options, ReadOptions,
+    SliceTransform, SstFileWriter,
+};
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const SETS: &str = "sets";
+/// Raised when keys or values change; another version's directory is made anew.
+const LAYOUT: &str = "chunks-1";
+const SET_PREFIX: usize = 8;
+const VALUE_LEN: usize = Id::LEN + 8 + 4 + 4 + 1;
+const BLOCK_CACHE_BYTES: usize = 32 << 20;
+
+/// Why the cache can't be used; the caller falls back to memory.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    #[error("another process is using the cache")]
+    Locked,
+    #[error("the cache is damaged: {0}")]
+    Damaged(String),
+    #[error("the cache directory cannot be used: {0}")]
+    Unusable(#[from] std::io::Error),
+}
+
+impl From<rocksdb::Error> for CacheError {
+    fn from(error: rocksdb::Error) -> Self {
+        if error.kind() == rocksdb::ErrorKind::IOError && error.to_string().contains("lock") {
+            Self::Locked
+        } else {
+            Self::Damaged(error.to_string())
+        }
+    }
+}
+
+/// An open cache.
+pub struct RocksTable {
+    db: DB,
+    directory: PathBuf,
+    loaded: HashMap<Id, Vec<Id>>,
+    added: AtomicUsize,
+}
+
+impl RocksTable {
+    /// Opens, or makes, the cache below `parent`.
+    pub fn open(parent: &Path) -> Result<Self, CacheError> {
+        let directory = parent.join(LAYOUT);
+        fs::create_dir_all(&directory)?;
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_max_open_files(64);
+        options.set_keep_log_file_num(2);
+        options.set_write_buffer_size(4 << 20);
+        let families = vec![
+            ColumnFamilyDescriptor::new("default", chunk_options()?),
+            ColumnFamilyDescriptor::new(SETS, Options::default()),
+        ];
+        let db = DB::open_cf_descriptors(&options, &directory, families)?;
+        let loaded = read_sets(&db)?;
+        Ok(Self { db, directory, loaded, added: AtomicUsize::new(0) })
+    }
+
+    /// Removes a cache, whatever state it is in.
+    pub fn destroy(parent: &Path) -> std::io::Result<()> {
+        match fs::remove_dir_all(parent.join(LAYOUT)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Closes the cache and removes it.
+    pub fn discard(self) -> std::io::Result<()> {
+        let Self { db, directory, .. } = self;
+        drop(db);
+        fs::remove_dir_all(directory)
+    }
+
+    /// The index files whose chunks are in, with the packs that they list.
+    pub fn loaded(&self) -> &HashMap<Id, Vec<Id>> {
+        &self.loaded
+    }
+
+    /// Adds an index file's chunks by one sorted ingest (50 times cheaper than single puts), then marks the file as
+    /// loaded. Interrupted between the two, it is loaded again.
+    pub fn load(&mut self, name: Id, index: &IndexFile) -> Result<(), CacheError> {
+        let mut rows = Vec::new();
+        for indexed in &index.packs {
+            let mut offset = Pack::FIRST_OFFSET;
+            for record in &indexed.records {
+                let mut value = Vec::with_capacity(VALUE_LEN);
+                value.extend_from_slice(indexed.pack.as_bytes());
+                value.extend_from_slice(&offset.to_le_bytes());
+                value.extend_from_slice(&record.stored_len.to_le_bytes());
+                value.extend_from_slice(&record.plain_len.to_le_bytes());
+                value.push(record.encoding.byte());
+                rows.push((row_key(&record.id, &name), value));
+                offset += u64::from(record.stored_len);
+            }
+        }
+        rows.sort_unstable();
+        rows.dedup_by(|later, earlier| later.0 == earlier.0);
+        if !rows.is_empty() {
+            self.ingest(&rows)?;
+        }
+        let sets = self.db.cf_handle(SETS).ok_or_else(|| CacheError::Damaged("no set list".into()))?;
+        let packs: Vec<Id> = index.packs.iter().map(|pack| pack.pack).collect();
+        let value: Vec<u8> = packs.iter().flat_map(|pack| *pack.as_bytes()).collect();
+        self.db.put_cf(&sets, name.as_bytes(), value)?;
+        self.loaded.insert(name, packs);
+        Ok(())
+    }
+
+    fn ingest(&self, rows: &[(Vec<u8>, Vec<u8>)]) -> Result<(), CacheError> {
+        let number = self.added.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(format!("load-{}-{number}.sst", std::process::id()));
+        let options = chunk_options()?;
+        let mut writer = SstFileWriter::create(&options);
+        writer.open(&path)?;
+        for (key, value) in rows {
+            writer.put(key, value)?;
+        }
+        writer.finish()?;
+        let mut ingest = IngestExternalFileOptions::default();
+        ingest.set_move_files(true);
+        self.db.ingest_external_file_opts(&ingest, vec![&path])?;
+        Ok(())
+    }
+
+    /// The first place of a chunk whose pack is `present`.
+    pub fn find(&self, id: &Id, present: impl Fn(&Id) -> bool) -> Result<Option<Location>, CacheError> {
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        let from = IteratorMode::From(id.as_bytes(), rocksdb::Direction::Forward);
+        for row in self.db.iterator_opt(from, options) {
+            let (key, value) = row?;
+            if key.get(..Id::LEN) != Some(id.as_bytes().as_slice()) {
+                break;
+            }
+            let location = decode_value(&value).ok_or_else(|| CacheError::Damaged("a row of the wrong shape".into()))?;
+            if present(&location.pack) {
+                return Ok(Some(location));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn chunk_options() -> Result<Options, CacheError> {
+    let mut table = BlockBasedOptions::default();
+    table.set_bloom_filter(10.0, false);
+    table.set_whole_key_filtering(false);
+    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES)?);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_prefix_extractor(SliceTransform::create_fixed_prefix(Id::LEN));
+    options.set_compression_type(rocksdb::DBCompressionType::None);
+    Ok(options)
+}
+
+fn read_sets(db: &DB) -> Result<HashMap<Id, Vec<Id>>, CacheError> {
+    let sets = db.cf_handle(SETS).ok_or_else(|| CacheError::Damaged("no set list".into()))?;
+    let mut loaded = HashMap::new();
+    for row in db.iterator_cf(&sets, IteratorMode::Start) {
+        let (key, value) = row?;
+        let name = Id::from_slice(&key).ok_or_else(|| CacheError::Damaged("a set without a name".into()))?;
+        loaded.insert(name, value.chunks_exact(Id::LEN).filter_map(Id::from_slice).collect());
+    }
+    Ok(loaded)
+}
+
+fn row_key(chunk: &Id, index: &Id) -> Vec<u8> {
+    let mut key = chunk.as_bytes().to_vec();
+    key.extend(index.as_bytes().iter().take(SET_PREFIX));
+    key
+}
+
+fn decode_value(value: &[u8]) -> Option<Location> {
+    let (pack, rest) = value.split_at_checked(Id::LEN)?;
+    let (offset, rest) = rest.split_first_chunk::<8>()?;
+    let (stored, rest) = rest.split_first_chunk::<4>()?;
+    let (plain, rest) = rest.split_first_chunk::<4>()?;
+    let [encoding] = rest else { return None };
+    Some(Location {
+        pack: Id::from_slice(pack)?,
+        offset: u64::from_le_bytes(*offset),
+        stored_len: u32::from_le_bytes(*stored),
+        plain_len: u32::from_le_bytes(*plain),
+        encoding: Encoding::from_byte(*encoding).ok()?,
+    })
+}

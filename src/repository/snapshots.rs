@@ -1,0 +1,156 @@
+//! The snapshots of a repository: names, manifests, pins and proofs.
+
+use super::error::RepositoryError;
+use super::open::Repository;
+use crate::backend::ErrorKind;
+use crate::format::{Key, Manifest, ProofFile};
+use crate::id::Id;
+use crate::stamp::Stamp;
+use std::collections::HashSet;
+
+/// A published snapshot.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub stamp: Stamp,
+    pub manifest_id: Id,
+    pub manifest: Manifest,
+    pub pinned: bool,
+}
+
+/// The snapshots of a repository, ascending by stamp, and what was skipped.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshots {
+    pub list: Vec<Snapshot>,
+    /// Names whose manifest isn't there (yet).
+    pub arriving: Vec<Stamp>,
+    /// Files that are damaged, with what is wrong: they hide a snapshot.
+    pub damaged: Vec<(String, String)>,
+}
+
+impl Snapshots {
+    /// The snapshot of that stamp.
+    pub fn get(&self, stamp: Stamp) -> Option<&Snapshot> {
+        self.list.iter().find(|snapshot| snapshot.stamp == stamp)
+    }
+}
+
+impl Repository {
+    /// Reads every snapshot. A name without its manifest is still arriving; a damaged one is told apart.
+    pub fn snapshots(&self) -> Result<Snapshots, RepositoryError> {
+        let pins: HashSet<Stamp> = self.keys("pins", |key| if let Key::Pin(stamp) = key { Some(stamp) } else { None })?;
+        let mut stamps: Vec<Stamp> =
+            self.keys("snapshots", |key| if let Key::Snapshot(stamp) = key { Some(stamp) } else { None })?;
+        stamps.sort_unstable();
+        let mut found = Snapshots::default();
+        for stamp in stamps {
+            match self.read_snapshot(stamp) {
+                Ok((manifest_id, manifest)) => {
+                    found.list.push(Snapshot { stamp, manifest_id, manifest, pinned: pins.contains(&stamp) });
+                }
+                Err(RepositoryError::NoSnapshot { .. }) => found.arriving.push(stamp),
+                Err(RepositoryError::Damaged { file, detail }) => found.damaged.push((file, detail)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    fn keys<T, C: FromIterator<T>>(&self, directory: &str, pick: impl Fn(Key) -> Option<T>) -> Result<C, RepositoryError> {
+        let listed = self.backend().list(directory)?;
+        Ok(listed.iter().filter_map(|(path, _)| pick(Key::parse(path)?)).collect())
+    }
+
+    fn read_snapshot(&self, stamp: Stamp) -> Result<(Id, Manifest), RepositoryError> {
+        let name = Key::Snapshot(stamp).path();
+        let absent = || RepositoryError::NoSnapshot { stamp };
+        let line = match self.backend().get(&name) {
+            Err(error) if error.kind == ErrorKind::NotFound => return Err(absent()),
+            other => other?,
+        };
+        let hex = std::str::from_utf8(&line).ok().and_then(|text| text.strip_suffix('\n'));
+        let manifest_id = hex
+            .and_then(Id::from_hex)
+            .ok_or_else(|| RepositoryError::damaged(&name, "it is not one line of 64 hex digits"))?;
+        let manifest = match self.read_manifest(&manifest_id) {
+            Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => return Err(absent()),
+            other => other?,
+        };
+        if manifest.stamp != stamp {
+            let detail = format!("it names the manifest of {}", manifest.stamp);
+            return Err(RepositoryError::damaged(name, detail));
+        }
+        Ok((manifest_id, manifest))
+    }
+
+    /// Reads a manifest by its id and proves it: its name, its format, its repository.
+    pub fn read_manifest(&self, id: &Id) -> Result<Manifest, RepositoryError> {
+        let key = Key::Manifest(*id).path();
+        let bytes = self.backend().get(&key)?;
+        if Id::of(&bytes) != *id {
+            return Err(RepositoryError::damaged(key, "its content does not match its name"));
+        }
+        let manifest = Manifest::decode(&bytes).map_err(|error| RepositoryError::damaged(&key, error))?;
+        if manifest.repository == self.id() {
+            Ok(manifest)
+        } else {
+            Err(RepositoryError::damaged(key, "it belongs to another repository"))
+        }
+    }
+
+    /// Publishes a manifest under its stamp, or, where that is taken, the next free second. When this returns the
+    /// snapshot exists and is durable. Chunks and index must be durable already.
+    pub fn publish(&self, manifest: &mut Manifest) -> Result<Id, RepositoryError> {
+        loop {
+            while self.backend().size(&Key::Snapshot(manifest.stamp).path()).is_ok() {
+                manifest.stamp = manifest.stamp.next();
+            }
+            let bytes = manifest.encode();
+            let id = Id::of(&bytes);
+            let key = Key::Manifest(id).path();
+            self.backend().put(&key, &bytes)?;
+            if self.backend().get(&key)? != bytes {
+                return Err(RepositoryError::damaged(key, "it does not read back as written"));
+            }
+            match self.backend().put_new(&Key::Snapshot(manifest.stamp).path(), format!("{id}\n").as_bytes()) {
+                Ok(()) => return Ok(id),
+                Err(error) if error.kind == ErrorKind::Exists => {
+                    self.backend().delete(&key)?;
+                    manifest.stamp = manifest.stamp.next();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Removes a snapshot's name, then its manifest. Its chunks stay until they are pruned.
+    pub fn forget(&self, snapshot: &Snapshot) -> Result<(), RepositoryError> {
+        self.backend().delete(&Key::Snapshot(snapshot.stamp).path())?;
+        self.backend().delete(&Key::Manifest(snapshot.manifest_id).path())?;
+        self.backend().delete(&Key::Pin(snapshot.stamp).path())?;
+        Ok(())
+    }
+
+    /// Keeps a snapshot whatever the retention policy says, or no longer.
+    pub fn set_pinned(&self, stamp: Stamp, pinned: bool) -> Result<(), RepositoryError> {
+        let key = Key::Pin(stamp).path();
+        if pinned { self.backend().put(&key, b"")? } else { self.backend().delete(&key)? }
+        Ok(())
+    }
+
+    /// All proof files that read well; a damaged one proves nothing and is left aside.
+    pub fn proofs(&self) -> Result<Vec<ProofFile>, RepositoryError> {
+        let ids: Vec<Id> = self.keys("proofs", |key| if let Key::Proof(id) = key { Some(id) } else { None })?;
+        let read = |id: &Id| {
+            let bytes = self.backend().get(&Key::Proof(*id).path()).ok()?;
+            (Id::of(&bytes) == *id).then_some(())?;
+            ProofFile::decode(&bytes).ok()
+        };
+        Ok(ids.iter().filter_map(read).collect())
+    }
+
+    /// Records the result of a later validation.
+    pub fn add_proof(&self, proof: &ProofFile) -> Result<(), RepositoryError> {
+        let bytes = proof.encode();
+        Ok(self.backend().put(&Key::Proof(Id::of(&bytes)).path(), &bytes)?)
+    }
+}

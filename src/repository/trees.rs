@@ -1,0 +1,90 @@
+//! Walks chunk lists and directories that are kept as trees of nodes.
+
+use super::error::RepositoryError;
+use super::open::Repository;
+use crate::format::{ChunkRef, Content, Entry, Node, Root};
+
+impl Repository {
+    /// All chunks of a file's content, in order.
+    pub fn chunk_list(&self, content: &Content) -> Result<Vec<ChunkRef>, RepositoryError> {
+        match content {
+            Content::Empty => Ok(Vec::new()),
+            Content::Chunks(chunks) => Ok(chunks.clone()),
+            Content::Sequence(root) => {
+                let mut chunks = Vec::new();
+                self.visit(root, &mut |node| match node {
+                    Node::Chunks(mut leaf) => {
+                        chunks.append(&mut leaf);
+                        Ok(())
+                    }
+                    _ => Err("entries in a chunk list"),
+                })?;
+                let listed: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+                if listed == root.weight { Ok(chunks) } else { Err(damaged(root, "its lengths do not add up")) }
+            }
+        }
+    }
+
+    /// All entries of a directory, in order of their names.
+    pub fn entries(&self, content: &Content) -> Result<Vec<Entry>, RepositoryError> {
+        let Content::Sequence(root) = content else { return Ok(Vec::new()) };
+        let mut entries: Vec<Entry> = Vec::new();
+        self.visit(root, &mut |node| match node {
+            Node::Entries(leaf) => {
+                let ascending = entries.last().zip(leaf.first()).is_none_or(|(left, right)| left.name < right.name);
+                entries.extend(leaf);
+                if ascending { Ok(()) } else { Err("names out of order") }
+            }
+            _ => Err("chunks in a directory"),
+        })?;
+        Ok(entries)
+    }
+
+    /// Every node's chunk of a tree, inner ones included, for those who must know what a snapshot refers to.
+    pub fn node_ids(&self, root: &Root) -> Result<Vec<crate::id::Id>, RepositoryError> {
+        let mut ids = vec![root.id];
+        let mut level = root.level;
+        let mut nodes = vec![root.id];
+        while level > 0 {
+            let mut below = Vec::new();
+            for id in &nodes {
+                match self.node(id, root)? {
+                    Node::Inner { children, .. } => below.extend(children.iter().map(|child| child.id)),
+                    _ => return Err(damaged(root, "a leaf at an inner level")),
+                }
+            }
+            ids.extend_from_slice(&below);
+            nodes = below;
+            level -= 1;
+        }
+        Ok(ids)
+    }
+
+    fn node(&self, id: &crate::id::Id, root: &Root) -> Result<Node, RepositoryError> {
+        Node::decode(&self.read_chunk(id)?).map_err(|error| damaged(root, error))
+    }
+
+    /// Gives each leaf below `root` to `take`, left to right. Levels must fall by one, so a hostile tree ends.
+    fn visit(&self, root: &Root, take: &mut impl FnMut(Node) -> Result<(), &'static str>) -> Result<(), RepositoryError> {
+        let mut waiting = vec![(root.id, root.level, root.weight)];
+        while let Some((id, level, weight)) = waiting.pop() {
+            match self.node(&id, root)? {
+                Node::Inner { level: found, children } if found == level => {
+                    let below: Option<u64> = children.iter().try_fold(0u64, |sum, child| sum.checked_add(child.weight));
+                    if below != Some(weight) {
+                        return Err(damaged(root, "weights do not add up"));
+                    }
+                    waiting.extend(children.iter().rev().map(|child| (child.id, level - 1, child.weight)));
+                }
+                Node::Inner { .. } => return Err(damaged(root, "an inner node at the wrong level")),
+                _ if level > 0 => return Err(damaged(root, "a leaf at an inner level")),
+                leaf => take(leaf).map_err(|detail| damaged(root, detail))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn damaged(root: &Root, detail: impl ToString) -> RepositoryError {
+    RepositoryError::damaged(format!("tree {}", root.id), detail)
+}
