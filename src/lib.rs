@@ -3,9 +3,13 @@
 //! The map of the rooms is in `docs/architecture.md`, the stored bytes are in `docs/format.md`.
 
 pub mod backend;
+pub mod backup;
 pub mod chunking;
 pub mod format;
+pub mod hold;
 pub mod id;
 pub mod progress;
 pub mod repository;
+pub mod source;
 pub mod stamp;
+pub mod validate;

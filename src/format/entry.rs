@@ -71,6 +71,24 @@ pub struct FileState {
     pub ctime_ns: i64,
 }
 
+/// The hard links of a file: entries of a source with the same device and inode are one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Link {
+    pub count: u64,
+    pub dev: u64,
+    pub ino: u64,
+}
+
+/// How a file's bytes became its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Captured {
+    /// Byte for byte.
+    #[default]
+    Plain,
+    /// As an SQLite database: the last committed state, journal or log applied.
+    Sqlite,
+}
+
 /// One file, directory, symlink or special file. Times are nanoseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "WireEntry", into = "WireEntry")]
@@ -84,7 +102,10 @@ pub struct Entry {
     pub mtime_ns: i64,
     /// Bytes of a file's content (a directory: 0; a symlink: its target's length).
     pub size: u64,
-    pub links: u64,
+    /// Set where other names lead to the same file.
+    pub link: Option<Link>,
+    /// A file's content is a database's settled image, not its bytes as they lie.
+    pub captured: Captured,
     pub state: Option<FileState>,
     /// Extended attributes (POSIX ACLs among them), sorted by name.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
@@ -124,8 +145,10 @@ struct WireEntry {
     mtime_ns: i64,
     #[serde(rename = "z", default, skip_serializing_if = "is_zero")]
     size: u64,
-    #[serde(rename = "l", default, skip_serializing_if = "is_zero")]
-    links: u64,
+    #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
+    link: Option<(u64, u64, u64)>,
+    #[serde(rename = "a", default, skip_serializing_if = "is_zero")]
+    captured: u64,
     #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
     state: Option<(u64, u64, u64, i64)>,
     #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
@@ -163,7 +186,8 @@ impl From<Entry> for WireEntry {
             gid: entry.gid,
             mtime_ns: entry.mtime_ns,
             size: entry.size,
-            links: entry.links,
+            link: entry.link.map(|link| (link.count, link.dev, link.ino)),
+            captured: u64::from(entry.captured == Captured::Sqlite),
             state: entry.state.map(|state| (state.dev, state.ino, state.size, state.ctime_ns)),
             xattrs: entry.xattrs.into_iter().map(|(name, value)| (ByteBuf::from(name), ByteBuf::from(value))).collect(),
             target: (!entry.target.is_empty()).then(|| ByteBuf::from(entry.target)),
@@ -205,7 +229,12 @@ impl TryFrom<WireEntry> for Entry {
             gid: wire.gid,
             mtime_ns: wire.mtime_ns,
             size: wire.size,
-            links: wire.links,
+            link: wire.link.map(|(count, dev, ino)| Link { count, dev, ino }),
+            captured: match wire.captured {
+                0 => Captured::Plain,
+                1 => Captured::Sqlite,
+                _ => return Err(invalid("captured in an unknown way")),
+            },
             state: wire.state.map(|(dev, ino, size, ctime_ns)| FileState { dev, ino, size, ctime_ns }),
             xattrs: wire.xattrs.into_iter().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
             target,

@@ -15,7 +15,7 @@ mod sequence;
 mod wire;
 
 pub use config_file::{Chunking, RepositoryConfig};
-pub use entry::{Content, Entry, EntryKind, FileState, Segment};
+pub use entry::{Captured, Content, Entry, EntryKind, FileState, Link, Segment};
 pub use error::FormatError;
 pub use index::{IndexFile, IndexedPack};
 pub use layout::Key;

@@ -4,6 +4,8 @@ use crate::backend::{BackendError, ErrorKind};
 use crate::format::FormatError;
 use crate::id::Id;
 use crate::stamp::Stamp;
+use std::io;
+use std::path::PathBuf;
 
 /// A repository operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,10 @@ pub enum RepositoryError {
     NoSnapshot { stamp: Stamp },
     #[error("another run is using the repository ({what}): {holder}")]
     Busy { what: String, holder: String },
+    #[error("cannot write a scratch copy into {directory}: {source}")]
+    Scratch { directory: PathBuf, source: io::Error },
+    #[error("interrupted")]
+    Interrupted,
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
@@ -38,6 +44,10 @@ impl RepositoryError {
 
     /// The file system is full.
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::Backend(error) if error.kind == ErrorKind::NoSpace)
+        match self {
+            Self::Backend(error) => error.kind == ErrorKind::NoSpace,
+            Self::Scratch { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
     }
 }

@@ -4,6 +4,7 @@ mod chunk_index;
 mod chunk_reader;
 mod codec;
 mod error;
+mod file_reader;
 mod memory_table;
 mod open;
 mod pack_writer;
@@ -13,6 +14,7 @@ mod trees;
 
 pub use chunk_index::IndexOptions;
 pub use error::RepositoryError;
+pub use file_reader::FileReader;
 pub use open::{Held, Repository};
 pub use pack_writer::{ChunkWriter, Written};
 pub use snapshots::{Snapshot, Snapshots};

@@ -1,0 +1,10 @@
+//! Reads sources into a repository and drafts the manifest; publishing is somebody else's decision.
+
+mod draft;
+mod error;
+mod parent;
+mod pool;
+mod recorder;
+
+pub use draft::{BackupRequest, Draft, backup};
+pub use error::BackupError;

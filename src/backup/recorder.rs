@@ -1,0 +1,338 @@
+//! Takes what a source hands over: cuts it, has it stored, and builds the source's entry tree.
+
+use super::parent::Parent;
+use super::pool::{Pool, Promise};
+use crate::chunking::Cutter;
+use crate::format::{
+    ChunkRef, Content, Counts, Entry, EntryKind, Note, NoteReason, PackKind, SequenceBuilder, SourceRecord,
+};
+use crate::id::Id;
+use crate::progress::Progress;
+use crate::repository::{ChunkWriter, RepositoryError};
+use crate::source::{CaptureError, Recorder, Retaken, Seen, Taken};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use tempfile::SpooledTempFile;
+
+const FIRST_BUFFER_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: usize = 4 << 20;
+/// Entries whose content is still being worked on, before the walk waits for the oldest.
+const PENDING_ENTRIES: usize = 512;
+/// What a retake keeps in memory before it goes to a temporary file.
+const RETAKE_MEMORY_BYTES: usize = 64 << 20;
+
+/// Records one source.
+pub struct TreeRecorder<'r> {
+    writer: &'r ChunkWriter<'r>,
+    pool: &'r Pool,
+    cutter: Cutter,
+    progress: &'r dyn Progress,
+    temporary_directory: &'r Path,
+    parent: Option<Parent<'r>>,
+    tokens: HashMap<u64, Handed>,
+    retakes: HashMap<u64, Retake>,
+    next_token: u64,
+    open: Vec<OpenDirectory>,
+    root: Option<Entry>,
+    counts: Counts,
+    notes: Vec<Note>,
+    more_notes: u64,
+}
+
+/// Content that was handed over.
+enum Handed {
+    Promised(Vec<Promise>),
+    Known(Vec<ChunkRef>),
+}
+
+struct OpenDirectory {
+    builder: SequenceBuilder<Entry>,
+    waiting: VecDeque<(Entry, Option<Taken>)>,
+}
+
+/// A second reading: chunks that are as before, and runs of new bytes set aside.
+struct Retake {
+    pieces: Vec<Piece>,
+    aside: SpooledTempFile,
+}
+
+enum Piece {
+    Same(ChunkRef),
+    New(u64),
+}
+
+/// What was recorded of a source.
+pub struct Recording {
+    pub root: Option<Entry>,
+    pub counts: Counts,
+    pub notes: Vec<Note>,
+    pub more_notes: u64,
+    /// Reading the parent failed, with the reason: everything was read from the source instead.
+    pub parent_damage: Option<String>,
+}
+
+fn record(error: RepositoryError) -> CaptureError {
+    CaptureError::Record(Box::new(error))
+}
+
+impl<'r> TreeRecorder<'r> {
+    pub fn new(
+        writer: &'r ChunkWriter<'r>,
+        pool: &'r Pool,
+        cutter: Cutter,
+        parent: Option<Parent<'r>>,
+        temporary_directory: &'r Path,
+        progress: &'r dyn Progress,
+    ) -> Self {
+        Self {
+            writer,
+            pool,
+            cutter,
+            progress,
+            temporary_directory,
+            parent,
+            tokens: HashMap::new(),
+            retakes: HashMap::new(),
+            next_token: 0,
+            open: Vec::new(),
+            root: None,
+            counts: Counts::default(),
+            notes: Vec::new(),
+            more_notes: 0,
+        }
+    }
+
+    /// What came together.
+    pub fn finish(self) -> Recording {
+        let parent_damage = self.parent.and_then(|parent| parent.damage);
+        let Self { root, counts, notes, more_notes, .. } = self;
+        Recording { root, counts, notes, more_notes, parent_damage }
+    }
+
+    fn token(&mut self, content: Handed) -> u64 {
+        self.next_token += 1;
+        self.tokens.insert(self.next_token, content);
+        self.next_token
+    }
+
+    fn check_interrupt(&self) -> Result<(), CaptureError> {
+        if self.progress.interrupted() { Err(CaptureError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Waits for what was handed over under a token, and keeps it for later questions.
+    fn chunks(&mut self, token: u64) -> Result<Vec<ChunkRef>, CaptureError> {
+        let chunks = match self.tokens.remove(&token) {
+            Some(Handed::Known(chunks)) => chunks,
+            Some(Handed::Promised(promises)) => {
+                let mut chunks = Vec::new();
+                for promise in promises {
+                    chunks.append(&mut promise.wait().map_err(record)?);
+                }
+                chunks
+            }
+            None => Vec::new(),
+        };
+        Ok(chunks)
+    }
+
+    /// Cuts and submits everything that `reader` gives.
+    fn consume(&mut self, reader: &mut dyn Read) -> Result<(Vec<Promise>, u64), CaptureError> {
+        let mut promises = Vec::new();
+        let mut total = 0u64;
+        let mut buffer = Vec::with_capacity(FIRST_BUFFER_BYTES);
+        let mut capacity = FIRST_BUFFER_BYTES;
+        loop {
+            self.check_interrupt()?;
+            let before = buffer.len();
+            let wanted = (capacity - before) as u64;
+            let read = reader.take(wanted).read_to_end(&mut buffer);
+            let read = read.map_err(CaptureError::Reading)? as u64;
+            total += read;
+            self.progress.advance(read);
+            let last = read < wanted;
+            let lengths = self.cutter.cut(&buffer, last);
+            let cut: usize = lengths.iter().sum();
+            let mut next = Vec::new();
+            if !last {
+                capacity = BUFFER_BYTES;
+                next = Vec::with_capacity(capacity);
+                next.extend_from_slice(buffer.get(cut..).unwrap_or_default());
+                buffer.truncate(cut);
+            }
+            if !lengths.is_empty() {
+                promises.push(self.pool.submit(buffer, lengths));
+            }
+            if last {
+                return Ok((promises, total));
+            }
+            buffer = next;
+        }
+    }
+
+    fn keep_node(writer: &ChunkWriter<'_>, bytes: &[u8]) -> Result<Id, CaptureError> {
+        writer.put(PackKind::Tree, bytes).map_err(record)
+    }
+
+    fn content(&mut self, taken: &Taken) -> Result<Content, CaptureError> {
+        let chunks = self.chunks(taken.token)?;
+        if chunks.is_empty() {
+            return Ok(Content::Empty);
+        }
+        if chunks.len() <= Content::INLINE_CHUNKS {
+            return Ok(Content::Chunks(chunks));
+        }
+        let writer = self.writer;
+        let mut keep = |bytes: Vec<u8>| Self::keep_node(writer, &bytes);
+        let mut builder = SequenceBuilder::default();
+        for chunk in chunks {
+            builder.push(chunk, &mut keep)?;
+        }
+        Ok(builder.finish(&mut keep)?.map_or(Content::Empty, Content::Sequence))
+    }
+
+    fn count(&mut self, entry: &Entry, unchanged: bool) {
+        match entry.kind {
+            EntryKind::File => {
+                self.counts.files += 1;
+                self.counts.bytes += entry.size;
+                self.counts.unchanged_files += u64::from(unchanged);
+            }
+            EntryKind::Directory => self.counts.directories += 1,
+            _ => self.counts.others += 1,
+        }
+    }
+
+    /// Moves finished entries into the directory's tree, leaving at most `keep` waiting.
+    fn drain(&mut self, directory: &mut OpenDirectory, keep: usize) -> Result<(), CaptureError> {
+        let writer = self.writer;
+        while directory.waiting.len() > keep {
+            let Some((mut entry, taken)) = directory.waiting.pop_front() else { break };
+            if let Some(taken) = taken {
+                entry.content = self.content(&taken)?;
+            }
+            directory.builder.push(entry, &mut |bytes: Vec<u8>| Self::keep_node(writer, &bytes))?;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, mut entry: Entry, taken: Option<Taken>) -> Result<(), CaptureError> {
+        match self.open.pop() {
+            Some(mut directory) => {
+                directory.waiting.push_back((entry, taken));
+                self.drain(&mut directory, PENDING_ENTRIES)?;
+                self.open.push(directory);
+            }
+            None => {
+                if let Some(taken) = taken {
+                    entry.content = self.content(&taken)?;
+                }
+                self.root = Some(entry);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Recorder for TreeRecorder<'_> {
+    fn parent(&mut self, path: &[u8]) -> Result<Option<Seen>, CaptureError> {
+        self.check_interrupt()?;
+        Ok(self.parent.as_mut().and_then(|parent| parent.find(path)))
+    }
+
+    fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError> {
+        let (promises, bytes) = self.consume(reader)?;
+        Ok(Taken { token: self.token(Handed::Promised(promises)), bytes })
+    }
+
+    fn retake(&mut self, earlier: &Taken, reader: &mut dyn Read) -> Result<Retaken, CaptureError> {
+        let chunks = self.chunks(earlier.token)?;
+        self.tokens.insert(earlier.token, Handed::Known(chunks.clone()));
+        let aside = tempfile::spooled_tempfile_in(RETAKE_MEMORY_BYTES, self.temporary_directory);
+        let mut retake = Retake { pieces: Vec::with_capacity(chunks.len()), aside };
+        retake.read(&chunks, reader).map_err(CaptureError::Reading)?;
+        self.next_token += 1;
+        self.retakes.insert(self.next_token, retake);
+        Ok(Retaken { token: self.next_token })
+    }
+
+    fn settle(&mut self, retaken: Retaken) -> Result<Taken, CaptureError> {
+        let Some(Retake { pieces, mut aside }) = self.retakes.remove(&retaken.token) else {
+            return Ok(Taken { token: self.token(Handed::Known(Vec::new())), bytes: 0 });
+        };
+        aside.seek(SeekFrom::Start(0)).map_err(CaptureError::Reading)?;
+        let mut chunks = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match piece {
+                Piece::Same(chunk) => chunks.push(chunk),
+                Piece::New(len) => {
+                    let (promises, _) = self.consume(&mut (&mut aside).take(len))?;
+                    for promise in promises {
+                        chunks.append(&mut promise.wait().map_err(record)?);
+                    }
+                }
+            }
+        }
+        let bytes = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        Ok(Taken { token: self.token(Handed::Known(chunks)), bytes })
+    }
+
+    fn enter(&mut self, _name: &[u8]) -> Result<(), CaptureError> {
+        self.check_interrupt()?;
+        self.open.push(OpenDirectory { builder: SequenceBuilder::default(), waiting: VecDeque::new() });
+        Ok(())
+    }
+
+    fn add(&mut self, entry: Entry, taken: Option<Taken>) -> Result<(), CaptureError> {
+        self.count(&entry, taken.is_none());
+        self.place(entry, taken)
+    }
+
+    fn leave(&mut self, mut entry: Entry) -> Result<(), CaptureError> {
+        let writer = self.writer;
+        if let Some(mut directory) = self.open.pop() {
+            self.drain(&mut directory, 0)?;
+            let root = directory.builder.finish(&mut |bytes: Vec<u8>| Self::keep_node(writer, &bytes))?;
+            entry.content = root.map_or(Content::Empty, Content::Sequence);
+        }
+        self.count(&entry, false);
+        self.place(entry, None)
+    }
+
+    fn note(&mut self, path: &[u8], reason: NoteReason, detail: String) {
+        if self.notes.len() < SourceRecord::MAX_NOTES {
+            self.notes.push(Note { path: path.to_owned(), reason, detail });
+        } else {
+            self.more_notes += 1;
+        }
+    }
+}
+
+impl Retake {
+    fn read(&mut self, chunks: &[ChunkRef], reader: &mut dyn Read) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        for chunk in chunks {
+            buffer.clear();
+            (&mut *reader).take(u64::from(chunk.len)).read_to_end(&mut buffer)?;
+            if buffer.len() == chunk.len as usize && Id::of(&buffer) == chunk.id {
+                self.pieces.push(Piece::Same(*chunk));
+            } else if !buffer.is_empty() {
+                self.set_aside(buffer.len() as u64);
+                self.aside.write_all(&buffer)?;
+            }
+        }
+        let more = io::copy(reader, &mut self.aside)?;
+        if more > 0 {
+            self.set_aside(more);
+        }
+        Ok(())
+    }
+
+    /// Neighbouring new pieces are one run, cut anew as a whole.
+    fn set_aside(&mut self, len: u64) {
+        match self.pieces.last_mut() {
+            Some(Piece::New(run)) => *run += len,
+            _ => self.pieces.push(Piece::New(len)),
+        }
+    }
+}

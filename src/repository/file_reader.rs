@@ -1,0 +1,96 @@
+//! Random access to a stored file, holes included.
+
+use super::error::RepositoryError;
+use super::open::Repository;
+use crate::format::{ChunkRef, Entry, Segment};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A stored file, readable by position. Each chunk read is proven by its id.
+pub struct FileReader<'r> {
+    repository: &'r Repository,
+    chunks: Vec<ChunkRef>,
+    /// Where each chunk begins in the content.
+    starts: Vec<u64>,
+    segments: Option<Vec<Segment>>,
+    size: u64,
+    /// The chunk read last: neighbours are often read one after another.
+    last: Mutex<Option<(usize, Arc<Vec<u8>>)>>,
+}
+
+impl<'r> FileReader<'r> {
+    /// Opens the content of a file's entry.
+    pub fn open(repository: &'r Repository, entry: &Entry) -> Result<Self, RepositoryError> {
+        let chunks = repository.chunk_list(&entry.content)?;
+        let mut starts = Vec::with_capacity(chunks.len());
+        let mut at = 0u64;
+        for chunk in &chunks {
+            starts.push(at);
+            at += u64::from(chunk.len);
+        }
+        let (segments, size) = (entry.segments.clone(), entry.size);
+        Ok(Self { repository, chunks, starts, segments, size, last: Mutex::new(None) })
+    }
+
+    /// Bytes of the file, holes included.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its chunks with the place of each in the content.
+    pub fn chunks(&self) -> impl Iterator<Item = (u64, ChunkRef)> + '_ {
+        self.starts.iter().copied().zip(self.chunks.iter().copied())
+    }
+
+    /// Fills `buffer` from `offset`; the caller stays inside `size`. What lies in no segment reads as zeros.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), RepositoryError> {
+        let Some(segments) = &self.segments else { return self.read_content(buffer, offset) };
+        buffer.fill(0);
+        let end = offset + buffer.len() as u64;
+        let mut content_at = 0u64;
+        for segment in segments {
+            let (from, to) = (segment.offset.max(offset), (segment.offset + segment.len).min(end));
+            if from < to
+                && let Some(part) = buffer.get_mut((from - offset) as usize..(to - offset) as usize)
+            {
+                self.read_content(part, content_at + (from - segment.offset))?;
+            }
+            content_at += segment.len;
+        }
+        Ok(())
+    }
+
+    fn read_content(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<(), RepositoryError> {
+        while !buffer.is_empty() {
+            let number = self.starts.partition_point(|start| *start <= offset).saturating_sub(1);
+            let chunk = self.chunk(number)?;
+            let within = (offset - self.starts.get(number).copied().unwrap_or(0)) as usize;
+            let rest = chunk.get(within..).unwrap_or_default();
+            let count = rest.len().min(buffer.len());
+            if count == 0 {
+                return Err(RepositoryError::damaged("a stored file", "it is shorter than its size"));
+            }
+            let (part, after) = buffer.split_at_mut(count);
+            part.copy_from_slice(rest.get(..count).unwrap_or_default());
+            offset += count as u64;
+            buffer = after;
+        }
+        Ok(())
+    }
+
+    fn chunk(&self, number: usize) -> Result<Arc<Vec<u8>>, RepositoryError> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((cached, bytes)) = &*last
+            && *cached == number
+        {
+            return Ok(Arc::clone(bytes));
+        }
+        let missing = || RepositoryError::damaged("a stored file", "it is shorter than its size");
+        let chunk = self.chunks.get(number).ok_or_else(missing)?;
+        let bytes = Arc::new(self.repository.read_chunk(&chunk.id)?);
+        if bytes.len() != chunk.len as usize {
+            return Err(RepositoryError::damaged("a chunk list", format!("chunk {} has another length", chunk.id)));
+        }
+        *last = Some((number, Arc::clone(&bytes)));
+        Ok(bytes)
+    }
+}

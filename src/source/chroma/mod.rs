@@ -1,0 +1,9 @@
+//! Chroma stores: `chroma.sqlite3` and the HNSW files beside it, captured as one state.
+
+mod capture;
+mod judge;
+mod layout;
+
+pub use capture::capture;
+pub use judge::judge;
+pub use layout::DATABASE;

@@ -1,0 +1,253 @@
+//! The words between a source and whoever records or judges it.
+
+use crate::format::{
+    CollectionCount, Consistency, Entry, FileState, Finding, Level, Link, NoteReason, Severity, SourceKind,
+};
+use std::error::Error;
+use std::fs::Metadata;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What databases found inside a tree are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SqliteInTree {
+    /// Captured as databases: held, journal or log applied.
+    #[default]
+    Hold,
+    /// Copied byte for byte like any file, sidecars included.
+    Raw,
+}
+
+/// One thing to back up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceSpec {
+    pub name: String,
+    pub kind: SourceKind,
+    pub path: PathBuf,
+    /// A missing path is noted instead of being an error.
+    pub optional: bool,
+    /// Gitignore patterns relative to `path`.
+    pub exclude: Vec<String>,
+    pub sqlite: SqliteInTree,
+}
+
+/// How to capture.
+#[derive(Debug, Clone)]
+pub struct CaptureOptions {
+    /// The operator says that nothing is running: no locks are taken.
+    pub cold: bool,
+    /// How long to try for a hold.
+    pub lock_wait: Duration,
+    /// Where scratch copies go; never inside a source.
+    pub temporary_directory: PathBuf,
+}
+
+/// Content that has been handed over for recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The recorder's own number for it.
+    pub token: u64,
+    pub bytes: u64,
+}
+
+/// Content read a second time, of which the recorder keeps what differs from the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retaken {
+    pub token: u64,
+}
+
+/// What the parent snapshot has at the same place.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub entry: Entry,
+    /// When that capture began: a file changed at or after this may have changed again unnoticed.
+    pub captured_ns: i64,
+}
+
+/// Coarse kernel timestamps may lie behind the clock by a tick (at most 10 ms); twice that for safety.
+const TICK_NS: i64 = 20_000_000;
+
+impl Seen {
+    /// The file is, by its identity, size and times, what the parent recorded. As in git, a time too close to the
+    /// capture proves nothing.
+    pub fn proves(&self, state: &FileState, mtime_ns: i64) -> bool {
+        let Some(recorded) = self.entry.state else { return false };
+        recorded.ino == state.ino
+            && recorded.size == state.size
+            && recorded.ctime_ns == state.ctime_ns
+            && self.entry.mtime_ns == mtime_ns
+            && state.ctime_ns.max(mtime_ns) < self.captured_ns - TICK_NS
+    }
+}
+
+/// Takes what a source hands over, in depth-first order with names ascending in each directory.
+pub trait Recorder {
+    /// What the parent snapshot has at `path` below the source (empty: the source itself).
+    fn parent(&mut self, path: &[u8]) -> Result<Option<Seen>, CaptureError>;
+    /// Records what `reader` gives until its end.
+    fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError>;
+    /// Reads the same content again, fast: what equals `earlier` is only compared, what differs is kept aside, encoded
+    /// by `settle`. To be called under a hold.
+    fn retake(&mut self, earlier: &Taken, reader: &mut dyn Read) -> Result<Retaken, CaptureError>;
+    /// Records what a retake kept aside. To be called after the hold.
+    fn settle(&mut self, retaken: Retaken) -> Result<Taken, CaptureError>;
+    /// Opens the directory `name` below the present one; the entries that follow belong into it.
+    fn enter(&mut self, name: &[u8]) -> Result<(), CaptureError>;
+    /// Adds an entry; its content is `taken`, or what the entry says already.
+    fn add(&mut self, entry: Entry, taken: Option<Taken>) -> Result<(), CaptureError>;
+    /// Closes the open directory and adds `entry` for it.
+    fn leave(&mut self, entry: Entry) -> Result<(), CaptureError>;
+    /// Says something about a path inside the source.
+    fn note(&mut self, path: &[u8], reason: NoteReason, detail: String);
+}
+
+/// How a capture went.
+#[derive(Debug, Clone)]
+pub struct Capture {
+    pub consistency: Consistency,
+    /// How long writers had to wait.
+    pub writer_pause: Duration,
+}
+
+impl Capture {
+    /// Of files that nobody has to hold.
+    pub fn unheld(consistency: Consistency) -> Self {
+        Self { consistency, writer_pause: Duration::ZERO }
+    }
+
+    /// Of two parts the weaker consistency and the longer pause.
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            consistency: self.consistency.max(other.consistency),
+            writer_pause: self.writer_pause.max(other.writer_pause),
+        }
+    }
+}
+
+/// Why a source could not be captured. Nothing was written into it.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error("{path} does not exist")]
+    Missing { path: PathBuf },
+    #[error("{path} is not a {expected}")]
+    WrongKind { path: PathBuf, expected: &'static str },
+    #[error("cannot {action} {path}: {source}")]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{path} could not be held still within {} s: {detail}", waited.as_secs())]
+    Busy { path: PathBuf, waited: Duration, detail: String },
+    #[error("{path} kept changing while it was read: {detail}")]
+    KeptChanging { path: PathBuf, detail: String },
+    #[error("{path} is not valid JSON: {detail}")]
+    InvalidJson { path: PathBuf, detail: String },
+    #[error("bad exclude pattern {pattern:?}: {detail}")]
+    BadPattern { pattern: String, detail: String },
+    #[error("{path}: {detail}")]
+    Unusable { path: PathBuf, detail: String },
+    /// Reading failed; `at` gives it the path that the recorder doesn't know.
+    #[error("cannot read: {0}")]
+    Reading(io::Error),
+    #[error("interrupted")]
+    Interrupted,
+    /// The recorder failed: the repository, most likely.
+    #[error(transparent)]
+    Record(Box<dyn Error + Send + Sync>),
+}
+
+impl CaptureError {
+    /// An I/O error about a path; a missing one is its own kind.
+    pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::NotFound {
+            Self::Missing { path: path.to_owned() }
+        } else {
+            Self::Io { action, path: path.to_owned(), source }
+        }
+    }
+
+    /// Names the file that was being read.
+    pub fn at(self, path: &Path) -> Self {
+        match self {
+            Self::Reading(source) => Self::Io { action: "read", path: path.to_owned(), source },
+            other => other,
+        }
+    }
+}
+
+/// Random access to one stored or restored file.
+pub trait ReadAt {
+    /// Bytes in the file.
+    fn size(&self) -> u64;
+    /// Fills `buffer` from `offset`; beyond the end it is an `UnexpectedEof` error.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// A captured copy that can be judged: in a repository or restored.
+pub trait StoredFiles {
+    /// The source's own entry.
+    fn root(&self) -> &Entry;
+    /// The entries of a directory below the root (empty path: the root), by name.
+    fn list(&self, path: &[u8]) -> io::Result<Vec<Entry>>;
+    /// Opens a file below the root (empty path: the root itself).
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>>;
+}
+
+/// What judging a captured copy found.
+#[derive(Debug, Clone, Default)]
+pub struct Judgement {
+    pub findings: Vec<Finding>,
+    pub collections: Vec<CollectionCount>,
+}
+
+impl Judgement {
+    /// Adds a finding `<source>_<fact>`.
+    pub fn add(&mut self, severity: Severity, source: &str, fact: &str, path: &[u8], detail: impl Into<String>) {
+        self.findings.push(Finding {
+            code: format!("{source}_{fact}"),
+            severity,
+            source: source.to_owned(),
+            path: String::from_utf8_lossy(path).into_owned(),
+            detail: detail.into(),
+        });
+    }
+
+    /// Adds an error.
+    pub fn error(&mut self, source: &str, fact: &str, path: &[u8], detail: impl Into<String>) {
+        self.add(Severity::Error, source, fact, path, detail);
+    }
+
+    /// Adds a warning.
+    pub fn warning(&mut self, source: &str, fact: &str, path: &[u8], detail: impl Into<String>) {
+        self.add(Severity::Warning, source, fact, path, detail);
+    }
+}
+
+/// How thoroughly to judge, and where scratch copies may go.
+pub struct JudgeOptions<'a> {
+    pub level: Level,
+    pub temporary_directory: &'a Path,
+}
+
+/// A file's identity and change marks, for the entry.
+pub fn file_id(metadata: &Metadata) -> FileState {
+    FileState { dev: metadata.dev(), ino: metadata.ino(), size: metadata.size(), ctime_ns: nanos(metadata.ctime(), metadata.ctime_nsec()) }
+}
+
+/// Seconds and nanoseconds as nanoseconds, saturating in the year 2262.
+pub fn nanos(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}
+
+/// Modification time in nanoseconds.
+pub fn mtime_ns(metadata: &Metadata) -> i64 {
+    nanos(metadata.mtime(), metadata.mtime_nsec())
+}
+
+/// The hard-link group of a file with more than one name.
+pub fn link_of(metadata: &Metadata) -> Option<Link> {
+    (metadata.nlink() > 1 && !metadata.is_dir()).then(|| Link {
+        count: metadata.nlink(),
+        dev: metadata.dev(),
+        ino: metadata.ino(),
+    })
+}

@@ -1,0 +1,16 @@
+//! What is backed up. Each kind captures itself whole, judges a captured copy, and settles a restored one.
+
+mod chroma;
+mod detect;
+mod interface;
+mod json;
+mod kind;
+mod sqlite;
+mod tree;
+
+pub use detect::{detect_kind, find_sources};
+pub use interface::{
+    Capture, CaptureError, CaptureOptions, Judgement, ReadAt, Recorder, Retaken, Seen, SourceSpec, SqliteInTree, StoredFiles, Taken,
+    file_id,
+};
+pub use kind::{VALIDATOR_VERSION, capture, judge, sidecars_to_remove};

@@ -1,0 +1,104 @@
+//! What the file system keeps about a file beside its bytes.
+
+use crate::format::{Captured, Content, Entry, EntryKind};
+use crate::source::interface::{file_id, link_of, mtime_ns};
+use std::ffi::CString;
+use std::fs::Metadata;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Attributes that the kernel makes up, or that belong to a file's place rather than to the file.
+const SKIPPED: [&[u8]; 2] = [b"system.nfs4_acl", b"btrfs.compression"];
+
+/// The extended attributes of what `path` leads to, sorted by name; POSIX ACLs are among them as
+/// `system.posix_acl_access` and `system.posix_acl_default`. Attributes that can't be read are left out.
+pub fn attributes_of(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    read_all(path, true)
+}
+
+/// As `attributes_of`, but of a symlink itself.
+pub fn own_attributes_of(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    read_all(path, false)
+}
+
+fn read_all(path: &Path, follow: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return Vec::new() };
+    let list = |buffer: &mut [u8]| {
+        if follow { rustix::fs::listxattr(&*path, buffer) } else { rustix::fs::llistxattr(&*path, buffer) }
+    };
+    let Some(names) = sized(list) else { return Vec::new() };
+    let mut attributes: Vec<(Vec<u8>, Vec<u8>)> = names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty() && !SKIPPED.contains(name))
+        .filter_map(|name| {
+            let key = CString::new(name).ok()?;
+            let value = sized(|buffer| {
+                if follow {
+                    rustix::fs::getxattr(&*path, &*key, buffer)
+                } else {
+                    rustix::fs::lgetxattr(&*path, &*key, buffer)
+                }
+            })?;
+            Some((name.to_owned(), value))
+        })
+        .collect();
+    attributes.sort();
+    attributes
+}
+
+/// Asks for the size first, then for that many bytes; again if it grew meanwhile.
+fn sized(ask: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> Option<Vec<u8>> {
+    for _ in 0..4 {
+        let size = ask(&mut []).ok()?;
+        if size == 0 {
+            return Some(Vec::new());
+        }
+        let mut buffer = vec![0; size];
+        match ask(&mut buffer) {
+            Ok(size) => {
+                buffer.truncate(size);
+                return Some(buffer);
+            }
+            Err(rustix::io::Errno::RANGE) => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// An entry with what metadata tells: no size, no content, no attributes.
+pub fn bare_entry(name: &[u8], metadata: &Metadata, kind: EntryKind) -> Entry {
+    Entry {
+        name: name.to_owned(),
+        kind,
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        mtime_ns: mtime_ns(metadata),
+        size: 0,
+        link: link_of(metadata),
+        captured: Captured::Plain,
+        state: None,
+        xattrs: Vec::new(),
+        target: Vec::new(),
+        rdev: 0,
+        segments: None,
+        content: Content::Empty,
+    }
+}
+
+/// The entry of a regular file that is captured as it lies; content follows. `path` serves to read attributes.
+pub fn file_entry(name: &[u8], metadata: &Metadata, path: &Path) -> Entry {
+    Entry {
+        size: metadata.size(),
+        state: Some(file_id(metadata)),
+        xattrs: attributes_of(path),
+        ..bare_entry(name, metadata, EntryKind::File)
+    }
+}
+
+/// The entry of a directory; its content follows.
+pub fn directory_entry(name: &[u8], metadata: &Metadata, path: &Path) -> Entry {
+    Entry { xattrs: attributes_of(path), ..bare_entry(name, metadata, EntryKind::Directory) }
+}

@@ -1,0 +1,303 @@
+//! Walks a directory by descriptors, so that no path is too long and no symlink is followed.
+
+use super::attributes::{bare_entry, directory_entry, file_entry, own_attributes_of};
+use super::regular::{Recorded, Regular};
+use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
+use crate::hold::{Sidecars, open_directory, open_file_at};
+use crate::source::interface::{
+    Capture, CaptureError, CaptureOptions, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns,
+};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use nix::dir::Dir;
+use nix::fcntl::readlinkat;
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// A walk over one directory tree.
+pub struct Walk<'a> {
+    recorder: &'a mut dyn Recorder,
+    options: &'a CaptureOptions,
+    excludes: Gitignore,
+    databases: bool,
+    relative: Vec<u8>,
+    capture: Capture,
+}
+
+/// Captures a source that is a directory tree, or a single file of no particular kind.
+pub fn capture(
+    spec: &SourceSpec,
+    options: &CaptureOptions,
+    recorder: &mut dyn Recorder,
+) -> Result<Capture, CaptureError> {
+    let metadata = fs::metadata(&spec.path).map_err(|error| CaptureError::io("stat", &spec.path, error))?;
+    let mut walk = Walk::new(spec, options, recorder)?;
+    let name = root_name(&spec.path);
+    if metadata.is_dir() {
+        let directory = open_directory(&spec.path).map_err(|error| CaptureError::io("open", &spec.path, error))?;
+        walk.recorder.enter(&name)?;
+        walk.contents(&directory)?;
+        let entry = directory_entry(&name, &metadata, &spec.path);
+        walk.recorder.leave(entry)?;
+    } else {
+        let parent = spec.path.canonicalize().map_err(|error| CaptureError::io("resolve", &spec.path, error))?;
+        let parent = parent.parent().unwrap_or(Path::new("/"));
+        let directory = open_directory(parent).map_err(|error| CaptureError::io("open", parent, error))?;
+        let real = spec.path.canonicalize().ok().and_then(|path| Some(path.file_name()?.as_bytes().to_owned()));
+        walk.entry(&directory, &real.unwrap_or(name), &mut HashSet::new())?;
+    }
+    Ok(walk.finish())
+}
+
+/// What a source's own entry is called; `/` itself has no name of its own.
+pub fn root_name(path: &Path) -> Vec<u8> {
+    path.file_name().map_or_else(|| b"root".to_vec(), |name| name.as_bytes().to_owned())
+}
+
+impl<'a> Walk<'a> {
+    /// A walk with the source's excludes.
+    pub fn new(
+        spec: &SourceSpec,
+        options: &'a CaptureOptions,
+        recorder: &'a mut dyn Recorder,
+    ) -> Result<Self, CaptureError> {
+        let mut builder = GitignoreBuilder::new("");
+        for pattern in &spec.exclude {
+            builder.add_line(None, pattern).map_err(|error| CaptureError::BadPattern {
+                pattern: pattern.clone(),
+                detail: error.to_string(),
+            })?;
+        }
+        let excludes = builder.build().map_err(|error| CaptureError::BadPattern {
+            pattern: spec.exclude.join(", "),
+            detail: error.to_string(),
+        })?;
+        let consistency = if options.cold { Consistency::Cold } else { Consistency::Locked };
+        Ok(Self {
+            recorder,
+            options,
+            excludes,
+            databases: spec.sqlite == SqliteInTree::Hold,
+            relative: Vec::new(),
+            capture: Capture::unheld(consistency),
+        })
+    }
+
+    /// How it went, databases on the way included.
+    pub fn finish(self) -> Capture {
+        self.capture
+    }
+
+    /// Records everything that an open directory holds.
+    fn contents(&mut self, directory: &OwnedFd) -> Result<(), CaptureError> {
+        let mut databases = HashSet::new();
+        for name in self.names(directory)? {
+            self.below(directory, &name, &mut databases)?;
+        }
+        Ok(())
+    }
+
+    /// Records one name below the present place.
+    pub fn below(
+        &mut self,
+        directory: &OwnedFd,
+        name: &[u8],
+        databases: &mut HashSet<Vec<u8>>,
+    ) -> Result<(), CaptureError> {
+        let before = self.relative.len();
+        if before > 0 {
+            self.relative.push(b'/');
+        }
+        self.relative.extend_from_slice(name);
+        let done = self.entry(directory, name, databases);
+        self.relative.truncate(before);
+        done
+    }
+
+    fn names(&mut self, directory: &OwnedFd) -> Result<Vec<Vec<u8>>, CaptureError> {
+        let read = || -> io::Result<Vec<Vec<u8>>> {
+            let mut listing = Dir::from_fd(directory.try_clone()?)?;
+            let mut names = Vec::new();
+            for item in listing.iter() {
+                let name = item?.file_name().to_bytes().to_owned();
+                if name != b"." && name != b".." {
+                    names.push(name);
+                }
+            }
+            names.sort_unstable();
+            Ok(names)
+        };
+        match read() {
+            Ok(names) => Ok(names),
+            Err(error) => {
+                self.recorder.note(&self.relative, NoteReason::Unreadable, format!("cannot list it: {error}"));
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Records one name of an open directory. What can't be read becomes a note; only what would leave the rest
+    /// unsound is an error.
+    fn entry(
+        &mut self,
+        directory: &OwnedFd,
+        name: &[u8],
+        databases: &mut HashSet<Vec<u8>>,
+    ) -> Result<(), CaptureError> {
+        // Works however long the real path is.
+        let path = descriptor_path(directory).join(OsStr::from_bytes(name));
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) => return Ok(self.note_failure("stat", &error)),
+        };
+        if self.is_excluded(name, metadata.is_dir(), databases) {
+            return Ok(());
+        }
+        match kind_of(&metadata) {
+            EntryKind::Directory => self.directory(directory, name, &path, &metadata),
+            EntryKind::File => self.file(directory, name, &path, &metadata, databases),
+            kind => self.special(directory, name, &path, &metadata, kind),
+        }
+    }
+
+    fn is_excluded(&mut self, name: &[u8], is_directory: bool, databases: &HashSet<Vec<u8>>) -> bool {
+        let belongs = Sidecars::SUFFIXES.iter().find(|suffix| {
+            name.strip_suffix(suffix.as_bytes()).is_some_and(|database| databases.contains(database))
+        });
+        if belongs.is_some() {
+            let detail = "part of the database beside it, whose settled image is kept";
+            self.recorder.note(&self.relative, NoteReason::Excluded, detail.into());
+            return true;
+        }
+        let relative = Path::new(OsStr::from_bytes(&self.relative));
+        let ignore::Match::Ignore(glob) = self.excludes.matched(relative, is_directory) else { return false };
+        let detail = format!("by the pattern {:?}", glob.original());
+        self.recorder.note(&self.relative, NoteReason::Excluded, detail);
+        true
+    }
+
+    fn directory(
+        &mut self,
+        above: &OwnedFd,
+        name: &[u8],
+        path: &Path,
+        metadata: &Metadata,
+    ) -> Result<(), CaptureError> {
+        self.recorder.enter(name)?;
+        match open_file_at(above, name, true) {
+            Ok(directory) => self.contents(&directory)?,
+            Err(error) => self.note_failure("open", &error),
+        }
+        self.recorder.leave(directory_entry(name, metadata, path))
+    }
+
+    fn file(
+        &mut self,
+        directory: &OwnedFd,
+        name: &[u8],
+        path: &Path,
+        metadata: &Metadata,
+        databases: &mut HashSet<Vec<u8>>,
+    ) -> Result<(), CaptureError> {
+        let seen = self.recorder.parent(&self.relative)?;
+        if let Some(seen) = &seen
+            && seen.entry.captured == Captured::Plain
+            && seen.proves(&file_id(metadata), mtime_ns(metadata))
+        {
+            let mut entry = file_entry(name, metadata, path);
+            (entry.size, entry.segments) = (seen.entry.size, seen.entry.segments.clone());
+            entry.content = seen.entry.content.clone();
+            return self.recorder.add(entry, None);
+        }
+        let file = match open_file_at(directory, name, false) {
+            Ok(file) => File::from(file),
+            Err(error) => return Ok(self.note_failure("open", &error)),
+        };
+        // Between the two looks a FIFO may have taken its place: reading it could block for ever.
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            self.recorder.note(&self.relative, NoteReason::Vanished, "it was replaced while being opened".into());
+            return Ok(());
+        }
+        let relative = self.relative.clone();
+        let descriptor = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let regular = Regular { name, relative: &relative, path: &descriptor, file };
+        match regular.record(self.databases, self.options, self.recorder) {
+            Ok(Recorded::Database(capture)) => {
+                databases.insert(name.to_owned());
+                self.capture = self.capture.and(&capture);
+            }
+            Ok(Recorded::Plain | Recorded::Changing) => {}
+            Err(CaptureError::Missing { .. }) => {
+                self.recorder.note(&self.relative, NoteReason::Vanished, "it went away while being read".into());
+            }
+            Err(CaptureError::Io { action, source, .. }) => {
+                let detail = format!("cannot {action} it: {source}");
+                self.recorder.note(&self.relative, NoteReason::Unreadable, detail);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn special(
+        &mut self,
+        directory: &OwnedFd,
+        name: &[u8],
+        path: &Path,
+        metadata: &Metadata,
+        kind: EntryKind,
+    ) -> Result<(), CaptureError> {
+        let mut target = Vec::new();
+        if kind == EntryKind::Symlink {
+            match readlinkat(directory, OsStr::from_bytes(name)) {
+                Ok(read) => target = read.into_vec(),
+                Err(errno) => return Ok(self.note_failure("read the link", &errno.into())),
+            }
+        }
+        let entry = Entry {
+            size: target.len() as u64,
+            xattrs: own_attributes_of(path),
+            target,
+            rdev: if matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice) { metadata.rdev() } else { 0 },
+            ..bare_entry(name, metadata, kind)
+        };
+        self.recorder.add(entry, None)
+    }
+
+    fn note_failure(&mut self, action: &str, error: &io::Error) {
+        let (reason, detail) = if error.kind() == io::ErrorKind::NotFound {
+            (NoteReason::Vanished, "it went away meanwhile".to_owned())
+        } else {
+            (NoteReason::Unreadable, format!("cannot {action} it: {error}"))
+        };
+        self.recorder.note(&self.relative, reason, detail);
+    }
+}
+
+fn descriptor_path(directory: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
+fn kind_of(metadata: &Metadata) -> EntryKind {
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        EntryKind::Directory
+    } else if kind.is_symlink() {
+        EntryKind::Symlink
+    } else if kind.is_fifo() {
+        EntryKind::Fifo
+    } else if kind.is_socket() {
+        EntryKind::Socket
+    } else if kind.is_char_device() {
+        EntryKind::CharDevice
+    } else if kind.is_block_device() {
+        EntryKind::BlockDevice
+    } else {
+        EntryKind::File
+    }
+}
