@@ -4,12 +4,16 @@
 
 pub mod backend;
 pub mod backup;
+pub mod catalog;
 pub mod chunking;
+pub mod config;
+pub mod flow;
 pub mod format;
 pub mod hold;
 pub mod id;
 pub mod progress;
 pub mod repository;
+pub mod restore;
 pub mod source;
 pub mod stamp;
 pub mod validate;

@@ -1,6 +1,6 @@
 //! Proves snapshots from their stored bytes.
 
-use crate::format::{ChunkRef, Content, Entry, EntryKind, Finding, Level, Manifest, Proof, Severity, SourceRecord};
+use crate::format::{ChunkRef, Entry, EntryKind, Finding, Level, Manifest, Proof, Severity, SourceRecord};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{FileReader, Repository, RepositoryError, Snapshots};
@@ -325,15 +325,9 @@ pub struct RepositoryFiles<'r> {
 }
 
 impl RepositoryFiles<'_> {
-    /// The entry at a path below the root (empty: the root itself).
     fn find(&self, path: &[u8]) -> io::Result<Entry> {
-        let mut entry = self.root.clone();
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            let entries = self.repository.entries(&entry.content).map_err(io::Error::other)?;
-            let found = entries.into_iter().find(|entry| entry.name == name);
-            entry = found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        }
-        Ok(entry)
+        let found = self.repository.entry_at(self.root, path).map_err(io::Error::other)?;
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -343,13 +337,7 @@ impl StoredFiles for RepositoryFiles<'_> {
     }
 
     fn list(&self, path: &[u8]) -> io::Result<Vec<Entry>> {
-        let entry = self.find(path)?;
-        match entry.content {
-            Content::Sequence(_) if entry.kind == EntryKind::Directory => {
-                self.repository.entries(&entry.content).map_err(io::Error::other)
-            }
-            _ => Ok(Vec::new()),
-        }
+        self.repository.entries(&self.find(path)?.content).map_err(io::Error::other)
     }
 
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {

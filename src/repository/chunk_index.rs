@@ -236,6 +236,16 @@ impl ChunkIndex {
         tables.memory.find(id, &tables.numbers).filter(|location| self.has_pack(&location.pack))
     }
 
+    /// Lists the packs again: those that another process has pruned since count no longer. Returns how many are gone.
+    pub fn refresh_packs(&self) -> Result<usize, RepositoryError> {
+        let listed = listing(&*self.backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })?;
+        let now: HashMap<Id, u64> = listed.into_iter().collect();
+        let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
+        let before = packs.len();
+        packs.retain(|pack, size| now.get(pack) == Some(size));
+        Ok(before - packs.len())
+    }
+
     /// Adds a pack that this run has written.
     pub fn add(&self, indexed: &IndexedPack, pack_len: u64) {
         self.packs.write().unwrap_or_else(PoisonError::into_inner).insert(indexed.pack, pack_len);

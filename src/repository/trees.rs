@@ -2,7 +2,7 @@
 
 use super::error::RepositoryError;
 use super::open::Repository;
-use crate::format::{ChunkRef, Content, Entry, Node, Root};
+use crate::format::{ChunkRef, Content, Entry, EntryKind, Node, Root};
 
 impl Repository {
     /// All chunks of a file's content, in order.
@@ -38,6 +38,20 @@ impl Repository {
             _ => Err("chunks in a directory"),
         })?;
         Ok(entries)
+    }
+
+    /// The entry at `path` below `root` (empty: the root itself); `None` if there is none.
+    pub fn entry_at(&self, root: &Entry, path: &[u8]) -> Result<Option<Entry>, RepositoryError> {
+        let mut entry = root.clone();
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            let is_directory = entry.kind == EntryKind::Directory;
+            let entries = if is_directory { self.entries(&entry.content)? } else { Vec::new() };
+            match entries.into_iter().find(|entry| entry.name == name) {
+                Some(found) => entry = found,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(entry))
     }
 
     /// Every node's chunk of a tree, inner ones included, for those who must know what a snapshot refers to.

@@ -1,0 +1,7 @@
+//! Joins verbs: what the command line, and any other face, does in one go.
+
+mod prove_and_publish;
+mod restore_and_check;
+
+pub use prove_and_publish::{FlowError, Published, PublishRequest, prove_and_publish};
+pub use restore_and_check::{RestoreItem, Restored, restore_and_check};

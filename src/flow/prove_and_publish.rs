@@ -1,0 +1,83 @@
+//! Backup, validation, publication: a snapshot exists only if it was proven.
+
+use crate::backup::{BackupError, BackupRequest, backup};
+use crate::format::{Finding, Manifest, SnapshotKind};
+use crate::id::Id;
+use crate::progress::Progress;
+use crate::repository::{ChunkWriter, Repository, RepositoryError, Snapshots};
+use crate::validate::{Depth, ValidateOptions, prove_draft};
+use std::time::Duration;
+
+/// What to do.
+pub struct PublishRequest {
+    pub backup: BackupRequest,
+    pub depth: Depth,
+    /// How long to wait for another run of the same profile.
+    pub patience: Duration,
+    /// Take nothing over from earlier snapshots: read every file again.
+    pub reread: bool,
+}
+
+/// A snapshot that exists.
+pub struct Published {
+    pub manifest: Manifest,
+    pub manifest_id: Id,
+    pub findings: Vec<Finding>,
+    pub warnings: Vec<String>,
+}
+
+/// Why nothing was published. Earlier snapshots are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowError {
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    #[error("the captured data is not valid; nothing was published")]
+    Invalid { manifest: Box<Manifest>, findings: Vec<Finding>, damaged: bool },
+}
+
+/// Takes one snapshot. One run of a profile at a time; runs of other profiles go on beside it.
+pub fn prove_and_publish(
+    repository: &Repository,
+    request: &PublishRequest,
+    progress: &dyn Progress,
+) -> Result<Published, FlowError> {
+    let _running = repository.lock(&format!("backup-{}", request.backup.profile), request.patience)?;
+    let earlier = repository.snapshots()?;
+    let nothing = Snapshots::default();
+    let mut warnings: Vec<String> = Vec::new();
+    for (file, detail) in &earlier.damaged {
+        warnings.push(format!("{file} is damaged and hides a snapshot: {detail}"));
+    }
+    let writer = ChunkWriter::new(repository);
+    // Stamps go by all snapshots; what may be taken over goes by what the request allows.
+    let known = if request.reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };
+    let draft = backup(&writer, &known, &request.backup, progress)?;
+    warnings.extend(draft.warnings);
+    let mut manifest = draft.manifest;
+    if repository.index()?.refresh_packs()? > 0 {
+        warnings.push("another process removed packs during this run; what they held is checked again".into());
+    }
+    let options = ValidateOptions { depth: request.depth, temporary_directory: &request.backup.options.temporary_directory };
+    let outcome = prove_draft(repository, &mut manifest, &draft.written.packs, &known, &options, progress)?;
+    warnings.extend(repository.warnings());
+    if !outcome.is_valid() && manifest.kind == SnapshotKind::Backup {
+        let (findings, damaged) = (outcome.findings, outcome.damaged);
+        return Err(FlowError::Invalid { manifest: Box::new(manifest), findings, damaged });
+    }
+    if progress.interrupted() {
+        return Err(BackupError::Interrupted.into());
+    }
+    let manifest_id = repository.publish(&mut manifest)?;
+    Ok(Published { manifest, manifest_id, findings: outcome.findings, warnings })
+}
+
+/// The snapshots with their sources' content forgotten: still there for names and times, no parents any more.
+fn without_content(snapshots: &Snapshots) -> Vec<crate::repository::Snapshot> {
+    let mut list = snapshots.list.clone();
+    for source in list.iter_mut().flat_map(|snapshot| &mut snapshot.manifest.sources) {
+        source.root = None;
+    }
+    list
+}

@@ -1,0 +1,12 @@
+//! Puts a snapshot's entries back: into an empty place, or over what is there without changing an inode.
+
+mod attributes;
+mod content;
+mod error;
+mod place;
+mod placed_files;
+mod remove;
+
+pub use error::RestoreError;
+pub use place::{Owner, PlaceOptions, Placed, place};
+pub use placed_files::PlacedFiles;

@@ -1,0 +1,285 @@
+//! Places one source's entries at a target, through descriptors: no symlink in the target is followed, nothing outside
+//! it is touched, and what exists with the right type keeps its inode.
+
+use super::attributes::set_attributes;
+use super::content::write_content;
+use super::error::RestoreError;
+use super::remove::{is_mount_point, names, remove};
+use crate::format::{Captured, Entry, EntryKind, Link};
+use crate::progress::Progress;
+use crate::repository::Repository;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat, mknodat};
+use nix::unistd::{linkat, symlinkat};
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Whose the placed files shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    AsRecorded,
+    Fixed { uid: u32, gid: u32 },
+}
+
+/// How to place.
+#[derive(Debug, Clone, Copy)]
+pub struct PlaceOptions {
+    pub owner: Owner,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default)]
+pub struct Placed {
+    pub files: u64,
+    pub directories: u64,
+    pub written_bytes: u64,
+    pub removed: u64,
+    /// What could not be set or made, by path; the content is there.
+    pub problems: Vec<String>,
+}
+
+impl Placed {
+    pub(super) fn problem(&mut self, path: &Path, detail: String) {
+        self.problems.push(format!("{}: {detail}", path.display()));
+    }
+}
+
+struct Placer<'a> {
+    repository: &'a Repository,
+    options: PlaceOptions,
+    progress: &'a dyn Progress,
+    placed: Placed,
+    /// Where the first name of each hard-linked file was placed.
+    links: HashMap<(u64, u64), PathBuf>,
+}
+
+/// Makes `target` what `entry` is: a directory gains, loses and changes entries until it equals the snapshot's, a file
+/// its bytes. The directory above `target` must exist. Each file and directory is durable when this returns.
+pub fn place(
+    repository: &Repository,
+    entry: &Entry,
+    target: &Path,
+    options: PlaceOptions,
+    progress: &dyn Progress,
+) -> Result<Placed, RestoreError> {
+    // A symlink given as the target means what it points at: the mount point must stay where it is.
+    let real = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+    let above = real.parent().unwrap_or(Path::new("/"));
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = open(above, flags, Mode::empty()).map_err(|errno| RestoreError::io("open", above, errno))?;
+    let name = real.file_name().map_or(&b"."[..], OsStrExt::as_bytes);
+    let mut placer =
+        Placer { repository, options, progress, placed: Placed::default(), links: HashMap::new() };
+    let entry = Entry { name: name.to_owned(), ..entry.clone() };
+    if entry.captured == Captured::Sqlite {
+        placer.remove_sidecars(directory.as_fd(), &entry.name, &real)?;
+    }
+    placer.entry(directory.as_fd(), &entry, &real)?;
+    sync(directory.as_fd(), above)?;
+    Ok(placer.placed)
+}
+
+fn sync(directory: BorrowedFd<'_>, shown: &Path) -> Result<(), RestoreError> {
+    nix::unistd::fsync(directory).map_err(|errno| RestoreError::io("sync", shown, errno))
+}
+
+fn kind_of(stat: &FileStat) -> Option<EntryKind> {
+    match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFREG => Some(EntryKind::File),
+        SFlag::S_IFDIR => Some(EntryKind::Directory),
+        SFlag::S_IFLNK => Some(EntryKind::Symlink),
+        SFlag::S_IFIFO => Some(EntryKind::Fifo),
+        SFlag::S_IFSOCK => Some(EntryKind::Socket),
+        SFlag::S_IFCHR => Some(EntryKind::CharDevice),
+        SFlag::S_IFBLK => Some(EntryKind::BlockDevice),
+        _ => None,
+    }
+}
+
+impl Placer<'_> {
+    fn entry(&mut self, directory: BorrowedFd<'_>, entry: &Entry, shown: &Path) -> Result<(), RestoreError> {
+        if self.progress.interrupted() {
+            return Err(RestoreError::Interrupted);
+        }
+        let name = OsStr::from_bytes(&entry.name);
+        let present = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(stat),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(RestoreError::io("stat", shown, errno)),
+        };
+        let mut same_kind = present.is_some_and(|stat| kind_of(&stat) == Some(entry.kind));
+        if present.is_some() && !same_kind {
+            if is_mount_point(directory, &entry.name) {
+                return Err(RestoreError::MountPoint { path: shown.to_owned(), wanted: "file of another kind" });
+            }
+            remove(directory, &entry.name, shown, &mut self.placed)?;
+            same_kind = false;
+        }
+        if let Some(link) = entry.link
+            && self.link(directory, entry, link, present.filter(|_| same_kind), shown)?
+        {
+            return Ok(());
+        }
+        match entry.kind {
+            EntryKind::Directory => self.directory(directory, entry, same_kind, shown)?,
+            EntryKind::File => self.file(directory, entry, same_kind, shown)?,
+            EntryKind::Symlink => self.symlink(directory, entry, same_kind, shown)?,
+            _ => self.special(directory, entry, present.filter(|_| same_kind), shown)?,
+        }
+        Ok(())
+    }
+
+    /// True if the name is now another name of a file that was placed already.
+    fn link(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        entry: &Entry,
+        link: Link,
+        present: Option<FileStat>,
+        shown: &Path,
+    ) -> Result<bool, RestoreError> {
+        let Some(first) = self.links.get(&(link.dev, link.ino)).cloned() else {
+            self.links.insert((link.dev, link.ino), shown.to_owned());
+            return Ok(false);
+        };
+        let name = OsStr::from_bytes(&entry.name);
+        if let (Some(present), Ok(first)) = (present, nix::sys::stat::lstat(&first))
+            && (present.st_dev, present.st_ino) == (first.st_dev, first.st_ino)
+        {
+            return Ok(true);
+        }
+        if present.is_some() {
+            if is_mount_point(directory, &entry.name) {
+                return Ok(false);
+            }
+            remove(directory, &entry.name, shown, &mut self.placed)?;
+        }
+        // Where it can't be linked (another file system below the target) it becomes a file of its own.
+        Ok(linkat(nix::fcntl::AT_FDCWD, &first, directory, name, AtFlags::empty()).is_ok())
+    }
+
+    fn directory(
+        &mut self,
+        above: BorrowedFd<'_>,
+        entry: &Entry,
+        exists: bool,
+        shown: &Path,
+    ) -> Result<(), RestoreError> {
+        let name = OsStr::from_bytes(&entry.name);
+        if !exists {
+            mkdirat(above, name, Mode::S_IRWXU).map_err(|errno| RestoreError::io("create", shown, errno))?;
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let directory: OwnedFd =
+            openat(above, name, flags, Mode::empty()).map_err(|errno| RestoreError::io("open", shown, errno))?;
+        let entries = self.repository.entries(&entry.content)?;
+        // Extras go first: a stale journal must not meet a restored database.
+        let wanted: HashSet<&[u8]> = entries.iter().map(|entry| entry.name.as_slice()).collect();
+        for name in names(directory.as_fd(), shown)? {
+            if !wanted.contains(name.as_slice()) {
+                remove(directory.as_fd(), &name, &shown.join(OsStr::from_bytes(&name)), &mut self.placed)?;
+            }
+        }
+        for below in &entries {
+            self.entry(directory.as_fd(), below, &shown.join(OsStr::from_bytes(&below.name)))?;
+        }
+        sync(directory.as_fd(), shown)?;
+        set_attributes(above, entry, self.options.owner, shown, &mut self.placed);
+        self.placed.directories += 1;
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        entry: &Entry,
+        exists: bool,
+        shown: &Path,
+    ) -> Result<(), RestoreError> {
+        let name = OsStr::from_bytes(&entry.name);
+        let create = if exists { OFlag::empty() } else { OFlag::O_CREAT | OFlag::O_EXCL };
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | create;
+        let file = openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(|errno| RestoreError::io("open", shown, errno))?;
+        self.placed.written_bytes += write_content(self.repository, entry, &File::from(file), shown, self.progress)?;
+        set_attributes(directory, entry, self.options.owner, shown, &mut self.placed);
+        self.placed.files += 1;
+        Ok(())
+    }
+
+    fn symlink(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        entry: &Entry,
+        exists: bool,
+        shown: &Path,
+    ) -> Result<(), RestoreError> {
+        let name = OsStr::from_bytes(&entry.name);
+        if exists {
+            let target = nix::fcntl::readlinkat(directory, name).map_err(|errno| RestoreError::io("read", shown, errno))?;
+            if target.as_bytes() != entry.target.as_slice() {
+                remove(directory, &entry.name, shown, &mut self.placed)?;
+                self.new_symlink(directory, entry, shown)?;
+            }
+        } else {
+            self.new_symlink(directory, entry, shown)?;
+        }
+        set_attributes(directory, entry, self.options.owner, shown, &mut self.placed);
+        Ok(())
+    }
+
+    fn new_symlink(&self, directory: BorrowedFd<'_>, entry: &Entry, shown: &Path) -> Result<(), RestoreError> {
+        let name = OsStr::from_bytes(&entry.name);
+        symlinkat(OsStr::from_bytes(&entry.target), directory, name)
+            .map_err(|errno| RestoreError::io("create", shown, errno))
+    }
+
+    /// FIFOs and devices are made; a socket is made by the program that listens on it.
+    fn special(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        entry: &Entry,
+        present: Option<FileStat>,
+        shown: &Path,
+    ) -> Result<(), RestoreError> {
+        let kind = match entry.kind {
+            EntryKind::Fifo => SFlag::S_IFIFO,
+            EntryKind::CharDevice => SFlag::S_IFCHR,
+            EntryKind::BlockDevice => SFlag::S_IFBLK,
+            _ => return Ok(()),
+        };
+        let name = OsStr::from_bytes(&entry.name);
+        let is_same = present.is_some_and(|stat| entry.kind == EntryKind::Fifo || stat.st_rdev == entry.rdev);
+        if !is_same {
+            if present.is_some() {
+                remove(directory, &entry.name, shown, &mut self.placed)?;
+            }
+            if let Err(errno) = mknodat(directory, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, entry.rdev) {
+                self.placed.problem(shown, format!("it could not be made: {errno}"));
+                return Ok(());
+            }
+        }
+        set_attributes(directory, entry, self.options.owner, shown, &mut self.placed);
+        Ok(())
+    }
+
+    /// A journal or log of the database that was there before would be applied to the restored one.
+    fn remove_sidecars(&mut self, directory: BorrowedFd<'_>, name: &[u8], shown: &Path) -> Result<(), RestoreError> {
+        for path in crate::source::sidecars_to_remove(shown) {
+            let Some(suffix) = path.as_os_str().as_bytes().strip_prefix(shown.as_os_str().as_bytes()) else { continue };
+            let sidecar = [name, suffix].concat();
+            match fstatat(directory, OsStr::from_bytes(&sidecar), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Err(Errno::ENOENT) => {}
+                _ => {
+                    remove(directory, &sidecar, &path, &mut self.placed)?;
+                }
+            }
+        }
+        sync(directory, shown)
+    }
+}

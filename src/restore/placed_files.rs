@@ -1,0 +1,52 @@
+//! A restored source on disk, for its judge.
+
+use crate::format::Entry;
+use crate::repository::Repository;
+use crate::source::{ReadAt, StoredFiles};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+/// What was restored at `target`: names and kinds by the snapshot, bytes by the disk.
+pub struct PlacedFiles<'r> {
+    pub repository: &'r Repository,
+    pub root: Entry,
+    pub target: PathBuf,
+}
+
+impl StoredFiles for PlacedFiles<'_> {
+    fn root(&self) -> &Entry {
+        &self.root
+    }
+
+    fn list(&self, path: &[u8]) -> io::Result<Vec<Entry>> {
+        let found = self.repository.entry_at(&self.root, path).map_err(io::Error::other)?;
+        let entry = found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        self.repository.entries(&entry.content).map_err(io::Error::other)
+    }
+
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {
+        let path = if path.is_empty() { self.target.clone() } else { self.target.join(OsStr::from_bytes(path)) };
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        Ok(Box::new(OnDisk { file, size }))
+    }
+}
+
+struct OnDisk {
+    file: File,
+    size: u64,
+}
+
+impl ReadAt for OnDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}
