@@ -56,7 +56,13 @@ pub fn source_root<'s>(snapshot: &'s Snapshot, name: &str) -> Result<&'s Entry, 
     found.ok_or_else(|| NotFound::NoSource {
         stamp: snapshot.stamp,
         name: name.to_owned(),
-        has: snapshot.manifest.sources.iter().filter(|source| source.root.is_some()).map(|source| source.name.clone()).collect(),
+        has: snapshot
+            .manifest
+            .sources
+            .iter()
+            .filter(|source| source.root.is_some())
+            .map(|source| source.name.clone())
+            .collect(),
     })
 }
 
@@ -126,7 +132,13 @@ fn compare(
                 let place = entries.binary_search_by(|entry| entry.name.as_slice().cmp(name));
                 place.ok().and_then(|place| entries.get(place).cloned())
             };
-            compare(repository, [&path, slash, name].concat(), find(&before).as_ref(), find(&after).as_ref(), found)?;
+            compare(
+                repository,
+                [&path, slash, name].concat(),
+                find(&before).as_ref(),
+                find(&after).as_ref(),
+                found,
+            )?;
         }
     }
     Ok(())
@@ -139,12 +151,17 @@ fn below(repository: &Repository, entry: Option<&Entry>) -> Result<Vec<Entry>, R
 fn changed(old: &Entry, new: &Entry) -> Option<Change> {
     let is_directory = new.kind == EntryKind::Directory;
     let content = !is_directory
-        && (old.content != new.content || old.size != new.size || old.target != new.target || old.rdev != new.rdev || old.segments != new.segments);
+        && (old.content != new.content
+            || old.size != new.size
+            || old.target != new.target
+            || old.rdev != new.rdev
+            || old.segments != new.segments);
     if content {
         return Some(Change::Modified);
     }
     // Where a directory's time alone differs, something inside it says why.
     let times = !is_directory && old.mtime_ns != new.mtime_ns;
-    let metadata = times || old.mode != new.mode || (old.uid, old.gid) != (new.uid, new.gid) || old.xattrs != new.xattrs;
+    let metadata =
+        times || old.mode != new.mode || (old.uid, old.gid) != (new.uid, new.gid) || old.xattrs != new.xattrs;
     metadata.then_some(Change::Metadata)
 }

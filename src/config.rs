@@ -112,8 +112,9 @@ fn one_source(name: String, source: FileSource, base: &Path) -> Result<Configure
     let path = base.join(expand(&source.path).map_err(place)?);
     let kind = match source.kind.as_deref() {
         None => detect_kind(&path),
-        Some(kind) => SourceKind::parse(kind)
-            .ok_or_else(|| place(format!("unknown kind {kind:?}; there are chroma, sqlite, json and tree")))?,
+        Some(kind) => SourceKind::parse(kind).ok_or_else(|| {
+            place(format!("unknown kind {kind:?}; there are chroma, sqlite, json and tree"))
+        })?,
     };
     let sqlite = match source.sqlite.as_deref() {
         None | Some("hold") => SqliteInTree::Hold,
@@ -128,14 +129,22 @@ fn one_source(name: String, source: FileSource, base: &Path) -> Result<Configure
 pub fn check_name(name: &str) -> Result<(), String> {
     let valid = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
-    if valid { Ok(()) } else { Err(format!("source name {name:?}: only a-z, 0-9 and _, beginning with a letter")) }
+    if valid {
+        Ok(())
+    } else {
+        Err(format!("source name {name:?}: only a-z, 0-9 and _, beginning with a letter"))
+    }
 }
 
 /// A profile's name: letters, digits, `.`, `_`, `-`, at most 64.
 pub fn check_profile(profile: &str) -> Result<(), String> {
     let letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
     let valid = (1..=64).contains(&profile.len()) && profile.chars().all(letter) && !profile.starts_with('.');
-    if valid { Ok(()) } else { Err(format!("profile {profile:?}: only letters, digits, '.', '_' and '-', at most 64")) }
+    if valid {
+        Ok(())
+    } else {
+        Err(format!("profile {profile:?}: only letters, digits, '.', '_' and '-', at most 64"))
+    }
 }
 
 /// `90s`, `15m`, `24h`, `7d`, or seconds.
@@ -152,7 +161,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let count: Option<u64> = digits.parse().ok();
     let seconds = count.and_then(|count| count.checked_mul(factor));
-    seconds.map(Duration::from_secs).ok_or_else(|| format!("duration {text:?}: write it as 90s, 15m, 24h or 7d"))
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("duration {text:?}: write it as 90s, 15m, 24h or 7d"))
 }
 
 /// `1000:1000`, by number: names mean different users in different containers.
@@ -164,14 +175,22 @@ pub fn parse_owner(text: &str) -> Result<(u32, u32), String> {
 fn expand(text: &str) -> Result<String, String> {
     let look_up = |name: &str| match std::env::var(name) {
         Ok(value) => Ok(Some(value)),
-        Err(_) => Err(format!("environment variable {name} is not set (write ${{{name}:-default}} to give a default)")),
+        Err(_) => Err(format!(
+            "environment variable {name} is not set (write ${{{name}:-default}} to give a default)"
+        )),
     };
     // The crate asks without knowing of a default, and takes None for "use it".
     let with_default = |name: &str| {
         let has_default = text.contains(&format!("${{{name}:-"));
-        if has_default { Ok(std::env::var(name).ok().filter(|value| !value.is_empty())) } else { look_up(name) }
+        if has_default {
+            Ok(std::env::var(name).ok().filter(|value| !value.is_empty()))
+        } else {
+            look_up(name)
+        }
     };
-    shellexpand::env_with_context(text, with_default).map(std::borrow::Cow::into_owned).map_err(|error| error.cause)
+    shellexpand::env_with_context(text, with_default)
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|error| error.cause)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod backup;
 pub mod catalog;
 pub mod chunking;
+pub mod cli;
 pub mod config;
 pub mod flow;
 pub mod format;

@@ -103,7 +103,15 @@ mod tests {
 
     #[test]
     fn what_is_not_a_stamp_is_refused() {
-        for text in ["", "latest", "20260407T060000", "20261307T060000Z", "20260230T000000Z", "2026-4-7T060000Z", "+0260407T060000Z"] {
+        for text in [
+            "",
+            "latest",
+            "20260407T060000",
+            "20261307T060000Z",
+            "20260230T000000Z",
+            "2026-4-7T060000Z",
+            "+0260407T060000Z",
+        ] {
             assert_eq!(Stamp::parse(text), None, "{text}");
         }
     }

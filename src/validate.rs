@@ -130,7 +130,10 @@ fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: D
         let proof = snapshot.manifest.source(&source.name).and_then(|before| before.proof.as_ref());
         snapshot.manifest.profile == profile
             && proof.is_some_and(|proof| {
-                proof.level == Level::Full && proof.validator == VALIDATOR_VERSION && proof.is_valid() && proof.time_ns >= since
+                proof.level == Level::Full
+                    && proof.validator == VALIDATOR_VERSION
+                    && proof.is_valid()
+                    && proof.time_ns >= since
             })
     });
     if recent { Level::Quick } else { Level::Full }
@@ -222,7 +225,11 @@ fn is_damage(error: &RepositoryError) -> bool {
 }
 
 /// Each chunk is in a pack that is there and long enough.
-fn quick_chunks(repository: &Repository, source: &SourceRecord, root: &Entry) -> Result<Found, RepositoryError> {
+fn quick_chunks(
+    repository: &Repository,
+    source: &SourceRecord,
+    root: &Entry,
+) -> Result<Found, RepositoryError> {
     let mut found = Found::default();
     let mut walk = |path: &[u8], entry: &Entry| {
         for chunk in repository.chunk_list(&entry.content)? {
@@ -299,7 +306,10 @@ fn read_batch(
                     }
                     progress.advance(u64::from(chunk.len));
                     if let Err(error) = repository.read_chunk(&chunk.id) {
-                        failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((number, error));
+                        failed
+                            .lock()
+                            .unwrap_or_else(std::sync::PoisonError::into_inner)
+                            .push((number, error));
                     }
                 }
             });

@@ -33,7 +33,8 @@ impl LocalBackend {
     /// Makes a directory and its parents durable.
     pub fn create_directory(&self, key: &str) -> Result<(), BackendError> {
         let path = self.root.join(key);
-        make_directories(&path).map_err(|error| BackendError::new("create", path.display().to_string(), error))
+        make_directories(&path)
+            .map_err(|error| BackendError::new("create", path.display().to_string(), error))
     }
 
     /// Removes what killed runs left in `tmp/`, if it is more than a day old. Failures don't matter.
@@ -112,7 +113,9 @@ impl Backend for LocalBackend {
     }
 
     fn size(&self, key: &str) -> Result<u64, BackendError> {
-        fs::metadata(self.path(key)).map(|metadata| metadata.len()).map_err(|error| self.fail("stat", key, error))
+        fs::metadata(self.path(key))
+            .map(|metadata| metadata.len())
+            .map_err(|error| self.fail("stat", key, error))
     }
 
     fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {

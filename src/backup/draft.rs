@@ -145,7 +145,8 @@ fn parent_of<'s>(
     request: &BackupRequest,
     spec: &SourceSpec,
 ) -> Option<(&'s Snapshot, &'s SourceRecord)> {
-    let of_profile = snapshots.list.iter().rev().filter(|snapshot| snapshot.manifest.profile == request.profile);
+    let of_profile =
+        snapshots.list.iter().rev().filter(|snapshot| snapshot.manifest.profile == request.profile);
     of_profile
         .filter_map(|snapshot| Some((snapshot, snapshot.manifest.source(&spec.name)?)))
         .find(|(_, record)| record.kind == spec.kind && record.root.is_some())
@@ -171,7 +172,8 @@ fn choose_stamp(clock_ns: i64, profile: &str, snapshots: &Snapshots, warnings: &
 }
 
 fn check_overlap(request: &BackupRequest) -> Result<(), BackupError> {
-    let Some(repository) = request.repository_path.as_ref().and_then(|path| fs::canonicalize(path).ok()) else {
+    let Some(repository) = request.repository_path.as_ref().and_then(|path| fs::canonicalize(path).ok())
+    else {
         return Ok(());
     };
     for spec in &request.sources {

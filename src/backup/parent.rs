@@ -36,7 +36,8 @@ impl<'r> Parent<'r> {
 
     fn directory(&mut self, path: &[u8]) -> Option<&[Entry]> {
         while let Some((open, _)) = self.open.last() {
-            let is_above = open.is_empty() || open == path || path.starts_with(&[open, b"/".as_slice()].concat());
+            let is_above =
+                open.is_empty() || open == path || path.starts_with(&[open, b"/".as_slice()].concat());
             if is_above {
                 break;
             }
@@ -58,6 +59,9 @@ impl<'r> Parent<'r> {
 
     fn content_of(&mut self, path: &[u8]) -> Content {
         let found = self.find(path).map(|seen| seen.entry);
-        found.filter(|entry| entry.kind == EntryKind::Directory).map(|entry| entry.content).unwrap_or_default()
+        found
+            .filter(|entry| entry.kind == EntryKind::Directory)
+            .map(|entry| entry.content)
+            .unwrap_or_default()
     }
 }

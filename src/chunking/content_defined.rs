@@ -88,7 +88,8 @@ mod tests {
         let before = cutter.cut(&bytes, true);
         bytes.insert(50_000, 1);
         let after = cutter.cut(&bytes, true);
-        let same_tail = before.iter().rev().zip(after.iter().rev()).take_while(|(left, right)| left == right).count();
+        let same_tail =
+            before.iter().rev().zip(after.iter().rev()).take_while(|(left, right)| left == right).count();
         assert!(same_tail > before.len() / 3, "{same_tail} of {}", before.len());
     }
 }

@@ -52,14 +52,19 @@ pub fn prove_and_publish(
     }
     let writer = ChunkWriter::new(repository);
     // Stamps go by all snapshots; what may be taken over goes by what the request allows.
-    let known = if request.reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };
+    let known =
+        if request.reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };
     let draft = backup(&writer, &known, &request.backup, progress)?;
     warnings.extend(draft.warnings);
     let mut manifest = draft.manifest;
     if repository.index()?.refresh_packs()? > 0 {
-        warnings.push("another process removed packs during this run; what they held is checked again".into());
+        warnings
+            .push("another process removed packs during this run; what they held is checked again".into());
     }
-    let options = ValidateOptions { depth: request.depth, temporary_directory: &request.backup.options.temporary_directory };
+    let options = ValidateOptions {
+        depth: request.depth,
+        temporary_directory: &request.backup.options.temporary_directory,
+    };
     let outcome = prove_draft(repository, &mut manifest, &draft.written.packs, &known, &options, progress)?;
     warnings.extend(repository.warnings());
     if !outcome.is_valid() && manifest.kind == SnapshotKind::Backup {

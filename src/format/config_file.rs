@@ -16,7 +16,12 @@ pub struct Chunking {
 
 impl Default for Chunking {
     fn default() -> Self {
-        Self { algorithm: "fastcdc-v2020".into(), min_bytes: 16 << 10, average_bytes: 64 << 10, max_bytes: 256 << 10 }
+        Self {
+            algorithm: "fastcdc-v2020".into(),
+            min_bytes: 16 << 10,
+            average_bytes: 64 << 10,
+            max_bytes: 256 << 10,
+        }
     }
 }
 
@@ -77,7 +82,8 @@ impl RepositoryConfig {
         if Id::from_hex(hash) != Some(Id::of(body.as_bytes())) {
             return Err(FormatError::Hash { what });
         }
-        let head: Head = serde_json::from_str(text).map_err(|error| FormatError::invalid(what, error.to_string()))?;
+        let head: Head =
+            serde_json::from_str(text).map_err(|error| FormatError::invalid(what, error.to_string()))?;
         if head.what != WHAT {
             return Err(FormatError::Magic { what });
         }
@@ -87,7 +93,8 @@ impl RepositoryConfig {
         if !head.requires.is_empty() {
             return Err(FormatError::Requires { features: head.requires });
         }
-        let config: Self = serde_json::from_str(text).map_err(|error| FormatError::invalid(what, error.to_string()))?;
+        let config: Self =
+            serde_json::from_str(text).map_err(|error| FormatError::invalid(what, error.to_string()))?;
         config.check()?;
         Ok(config)
     }

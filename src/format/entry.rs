@@ -189,7 +189,11 @@ impl From<Entry> for WireEntry {
             link: entry.link.map(|link| (link.count, link.dev, link.ino)),
             captured: u64::from(entry.captured == Captured::Sqlite),
             state: entry.state.map(|state| (state.dev, state.ino, state.size, state.ctime_ns)),
-            xattrs: entry.xattrs.into_iter().map(|(name, value)| (ByteBuf::from(name), ByteBuf::from(value))).collect(),
+            xattrs: entry
+                .xattrs
+                .into_iter()
+                .map(|(name, value)| (ByteBuf::from(name), ByteBuf::from(value)))
+                .collect(),
             target: (!entry.target.is_empty()).then(|| ByteBuf::from(entry.target)),
             rdev: entry.rdev,
             segments: segments.map(|runs| runs.iter().map(|run| (run.offset, run.len)).collect()),
@@ -205,7 +209,10 @@ impl TryFrom<WireEntry> for Entry {
     fn try_from(wire: WireEntry) -> Result<Self, FormatError> {
         let invalid = |detail: &str| FormatError::invalid("entry", detail);
         let name = wire.name.into_vec();
-        let hostile = name.is_empty() || name == b"." || name == b".." || name.iter().any(|byte| matches!(byte, 0 | b'/'));
+        let hostile = name.is_empty()
+            || name == b"."
+            || name == b".."
+            || name.iter().any(|byte| matches!(byte, 0 | b'/'));
         if hostile || name.len() > 4096 {
             return Err(invalid("a name that no directory can hold"));
         }
@@ -236,7 +243,11 @@ impl TryFrom<WireEntry> for Entry {
                 _ => return Err(invalid("captured in an unknown way")),
             },
             state: wire.state.map(|(dev, ino, size, ctime_ns)| FileState { dev, ino, size, ctime_ns }),
-            xattrs: wire.xattrs.into_iter().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
+            xattrs: wire
+                .xattrs
+                .into_iter()
+                .map(|(name, value)| (name.into_vec(), value.into_vec()))
+                .collect(),
             target,
             rdev: wire.rdev,
             segments,
@@ -244,14 +255,18 @@ impl TryFrom<WireEntry> for Entry {
         };
         let listed = match (&entry.content, kind) {
             (Content::Empty, EntryKind::File) => Some(0),
-            (Content::Chunks(refs), EntryKind::File) => Some(refs.iter().map(|chunk| u64::from(chunk.len)).sum()),
+            (Content::Chunks(refs), EntryKind::File) => {
+                Some(refs.iter().map(|chunk| u64::from(chunk.len)).sum())
+            }
             (Content::Sequence(root), EntryKind::File) => Some(root.weight),
             (Content::Chunks(_), _) => return Err(invalid("chunks in what is no file")),
             (Content::Sequence(_), EntryKind::Directory) | (Content::Empty, _) => None,
             (Content::Sequence(_), _) => return Err(invalid("content in what has none")),
         };
         match listed {
-            Some(listed) if listed != entry.content_bytes() => Err(invalid("its chunks do not add up to its size")),
+            Some(listed) if listed != entry.content_bytes() => {
+                Err(invalid("its chunks do not add up to its size"))
+            }
             _ => Ok(entry),
         }
     }
@@ -263,7 +278,8 @@ fn checked_segments(runs: &[(u64, u64)], size: u64) -> Result<Vec<Segment>, Form
     let mut segments = Vec::with_capacity(runs.len());
     for &(offset, len) in runs {
         let next = offset.checked_add(len).filter(|next| len > 0 && offset >= end && *next <= size);
-        end = next.ok_or_else(|| FormatError::invalid("entry", "segments out of order or outside the file"))?;
+        end =
+            next.ok_or_else(|| FormatError::invalid("entry", "segments out of order or outside the file"))?;
         segments.push(Segment { offset, len });
     }
     Ok(segments)

@@ -16,7 +16,9 @@ pub enum FormatError {
     #[error("{what}: {detail}")]
     Invalid { what: &'static str, detail: String },
     /// The repository is newer than this program.
-    #[error("repository format {found} is newer than this icecore reads (up to {supported}); use a newer icecore")]
+    #[error(
+        "repository format {found} is newer than this icecore reads (up to {supported}); use a newer icecore"
+    )]
     TooNew { found: u32, supported: u32 },
     /// The repository asks for features that this program lacks.
     #[error("the repository requires {features:?}, which this icecore does not know; use a newer icecore")]

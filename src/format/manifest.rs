@@ -257,7 +257,9 @@ impl Manifest {
 
     /// Every source that is there was proven, and no proof found an error.
     pub fn is_valid(&self) -> bool {
-        let proven = |source: &SourceRecord| source.root.is_none() || source.proof.as_ref().is_some_and(Proof::is_valid);
+        let proven = |source: &SourceRecord| {
+            source.root.is_none() || source.proof.as_ref().is_some_and(Proof::is_valid)
+        };
         self.sources.iter().all(proven)
     }
 

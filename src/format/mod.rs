@@ -20,8 +20,8 @@ pub use error::FormatError;
 pub use index::{IndexFile, IndexedPack};
 pub use layout::Key;
 pub use manifest::{
-    CollectionCount, Consistency, Counts, Finding, Level, Manifest, Note, NoteReason, Proof, Severity, SnapshotKind, SourceKind,
-    SourceRecord,
+    CollectionCount, Consistency, Counts, Finding, Level, Manifest, Note, NoteReason, Proof, Severity,
+    SnapshotKind, SourceKind, SourceRecord,
 };
 pub use pack::{Pack, PackKind};
 pub use proof::ProofFile;

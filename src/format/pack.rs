@@ -86,7 +86,10 @@ impl Pack {
         if expected == pack_len {
             Ok(Self { kind, records })
         } else {
-            Err(FormatError::invalid("pack trailer", format!("lists {expected} bytes, the pack has {pack_len}")))
+            Err(FormatError::invalid(
+                "pack trailer",
+                format!("lists {expected} bytes, the pack has {pack_len}"),
+            ))
         }
     }
 

@@ -128,13 +128,19 @@ impl SqliteHold {
         let shared = try_read_lock(&database, SHARED)?;
         unlock(&database, PENDING)?;
         if !shared {
-            return Ok(Attempt::Busy("a writer is committing, or keeps the database in exclusive locking mode"));
+            return Ok(Attempt::Busy(
+                "a writer is committing, or keeps the database in exclusive locking mode",
+            ));
         }
         if !same_file(&database, path)? {
             return Ok(Attempt::Busy("the database file was replaced"));
         }
         let sidecars = Sidecars::of(path);
-        if is_wal_mode(&database)? { Self::attempt_wal(database, &sidecars) } else { Self::attempt_rollback(database, &sidecars) }
+        if is_wal_mode(&database)? {
+            Self::attempt_wal(database, &sidecars)
+        } else {
+            Self::attempt_rollback(database, &sidecars)
+        }
     }
 
     /// Opens the database without any lock: its operator says that nothing is running.

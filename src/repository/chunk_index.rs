@@ -87,10 +87,16 @@ pub struct ChunkIndex {
 
 impl ChunkIndex {
     /// Reads the listings and loads the index.
-    pub fn load(backend: &Arc<dyn Backend>, repository: Id, options: &IndexOptions) -> Result<Self, RepositoryError> {
+    pub fn load(
+        backend: &Arc<dyn Backend>,
+        repository: Id,
+        options: &IndexOptions,
+    ) -> Result<Self, RepositoryError> {
         // Index files first: a pack that goes away between the listings is then void, never the other way round.
-        let index_files = listing(&**backend, "index", |key| if let Key::Index(id) = key { Some(id) } else { None })?;
-        let packs = listing(&**backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })?;
+        let index_files =
+            listing(&**backend, "index", |key| if let Key::Index(id) = key { Some(id) } else { None })?;
+        let packs =
+            listing(&**backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })?;
         let index = Self {
             backend: Arc::clone(backend),
             tables: RwLock::default(),
@@ -113,8 +119,13 @@ impl ChunkIndex {
     fn open_cache(&self, tables: &mut Tables, directory: &std::path::Path) {
         let mut opened = RocksTable::open(directory);
         if let Err(CacheError::Damaged(detail)) = &opened {
-            self.warn(format!("the index cache in {} was damaged and is made anew: {detail}", directory.display()));
-            opened = RocksTable::destroy(directory).map_err(CacheError::from).and_then(|()| RocksTable::open(directory));
+            self.warn(format!(
+                "the index cache in {} was damaged and is made anew: {detail}",
+                directory.display()
+            ));
+            opened = RocksTable::destroy(directory)
+                .map_err(CacheError::from)
+                .and_then(|()| RocksTable::open(directory));
         }
         if let Err(CacheError::Locked) = &opened {
             let private = tempfile::Builder::new().prefix("private-").tempdir_in(directory);
@@ -132,7 +143,9 @@ impl ChunkIndex {
                 tables.rocks = again.and_then(|()| RocksTable::open(directory)).ok();
             }
             Ok(table) => tables.rocks = Some(table),
-            Err(error) => self.warn(format!("working without the index cache in {}: {error}", directory.display())),
+            Err(error) => {
+                self.warn(format!("working without the index cache in {}: {error}", directory.display()))
+            }
         }
     }
 
@@ -163,7 +176,9 @@ impl ChunkIndex {
             let index = match decoded {
                 Ok(index) => index,
                 Err(detail) => {
-                    self.warn(format!("index file {key} is damaged ({detail}); its packs are read by their trailers"));
+                    self.warn(format!(
+                        "index file {key} is damaged ({detail}); its packs are read by their trailers"
+                    ));
                     self.damaged_files.lock().unwrap_or_else(PoisonError::into_inner).push(key);
                     continue;
                 }
@@ -178,7 +193,9 @@ impl ChunkIndex {
         if let Some(rocks) = &mut tables.rocks {
             match rocks.load(name, index) {
                 Ok(()) => return,
-                Err(error) => self.warn(format!("the index cache could not be extended, using memory: {error}")),
+                Err(error) => {
+                    self.warn(format!("the index cache could not be extended, using memory: {error}"))
+                }
             }
         }
         for pack in index.packs.iter().filter(|pack| self.has_pack(&pack.pack)) {
@@ -187,11 +204,7 @@ impl ChunkIndex {
     }
 
     /// A killed or concurrent run leaves packs that no index lists yet.
-    fn read_unlisted_packs(
-        &self,
-        tables: &mut Tables,
-        listed: &HashSet<Id>,
-    ) -> Result<(), RepositoryError> {
+    fn read_unlisted_packs(&self, tables: &mut Tables, listed: &HashSet<Id>) -> Result<(), RepositoryError> {
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
         for (pack, size) in packs.iter().filter(|(pack, _)| !listed.contains(*pack)) {
             match read_trailer(&*self.backend, *pack, *size) {
@@ -227,9 +240,10 @@ impl ChunkIndex {
         self.warn(format!("the index cache failed and is left aside: {error}"));
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(broken) = tables.rocks.take()
-            && let Err(error) = broken.discard().map_err(|error| error.to_string()).and_then(|()| {
-                self.fill(&mut tables).map_err(|error| error.to_string())
-            })
+            && let Err(error) = broken
+                .discard()
+                .map_err(|error| error.to_string())
+                .and_then(|()| self.fill(&mut tables).map_err(|error| error.to_string()))
         {
             self.warn(format!("the index could not be loaded again: {error}"));
         }
@@ -238,7 +252,8 @@ impl ChunkIndex {
 
     /// Lists the packs again: those that another process has pruned since count no longer. Returns how many are gone.
     pub fn refresh_packs(&self) -> Result<usize, RepositoryError> {
-        let listed = listing(&*self.backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })?;
+        let listed =
+            listing(&*self.backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })?;
         let now: HashMap<Id, u64> = listed.into_iter().collect();
         let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
         let before = packs.len();
@@ -270,7 +285,9 @@ impl ChunkIndex {
         match (&tables.rocks, &tables.private) {
             (None, _) => format!("{} chunks in memory", tables.memory.len()),
             (Some(rocks), None) => format!("RocksDB cache of {} index files", rocks.loaded().len()),
-            (Some(rocks), Some(_)) => format!("private RocksDB cache of {} index files", rocks.loaded().len()),
+            (Some(rocks), Some(_)) => {
+                format!("private RocksDB cache of {} index files", rocks.loaded().len())
+            }
         }
     }
 
@@ -308,7 +325,8 @@ pub fn read_trailer(backend: &dyn Backend, pack: Id, size: u64) -> Result<Indexe
     let foot_at = size.checked_sub(Pack::FOOT_LEN).ok_or_else(|| damaged("too short to be a pack".into()))?;
     let foot = backend.get_range(&key, foot_at, Pack::FOOT_LEN)?;
     let trailer_len = Pack::trailer_len(&foot).map_err(|error| damaged(error.to_string()))?;
-    let trailer_at = foot_at.checked_sub(trailer_len).ok_or_else(|| damaged("its trailer is cut short".into()))?;
+    let trailer_at =
+        foot_at.checked_sub(trailer_len).ok_or_else(|| damaged("its trailer is cut short".into()))?;
     let trailer = backend.get_range(&key, trailer_at, trailer_len)?;
     let decoded = Pack::decode_trailer(&trailer, size).map_err(|error| damaged(error.to_string()))?;
     Ok(IndexedPack { pack, kind: decoded.kind, records: decoded.records })

@@ -54,7 +54,10 @@ impl Repository {
             let plain = codec::decode(record.encoding, stored, record.plain_len)
                 .map_err(|detail| RepositoryError::damaged(&key, format!("chunk {}: {detail}", record.id)))?;
             if Id::of(&plain) != record.id {
-                return Err(RepositoryError::damaged(key, format!("chunk {} does not match its id", record.id)));
+                return Err(RepositoryError::damaged(
+                    key,
+                    format!("chunk {} does not match its id", record.id),
+                ));
             }
             rest = after;
         }

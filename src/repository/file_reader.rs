@@ -88,7 +88,10 @@ impl<'r> FileReader<'r> {
         let chunk = self.chunks.get(number).ok_or_else(missing)?;
         let bytes = Arc::new(self.repository.read_chunk(&chunk.id)?);
         if bytes.len() != chunk.len as usize {
-            return Err(RepositoryError::damaged("a chunk list", format!("chunk {} has another length", chunk.id)));
+            return Err(RepositoryError::damaged(
+                "a chunk list",
+                format!("chunk {} has another length", chunk.id),
+            ));
         }
         *last = Some((number, Arc::clone(&bytes)));
         Ok(bytes)

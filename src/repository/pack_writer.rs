@@ -110,7 +110,12 @@ impl<'r> ChunkWriter<'r> {
         Ok(id)
     }
 
-    fn write_pack(&self, kind: PackKind, bytes: Vec<u8>, records: Vec<ChunkRecord>) -> Result<(), RepositoryError> {
+    fn write_pack(
+        &self,
+        kind: PackKind,
+        bytes: Vec<u8>,
+        records: Vec<ChunkRecord>,
+    ) -> Result<(), RepositoryError> {
         let pack = Pack { kind, records };
         let mut bytes = bytes;
         let chunks_end = bytes.len();
@@ -132,7 +137,8 @@ impl<'r> ChunkWriter<'r> {
         drop(claimed);
         let mut checkpoint = lock(&self.checkpoint);
         checkpoint.packs.push(indexed);
-        let due = checkpoint.packs.len() >= CHECKPOINT_PACKS || checkpoint.since.elapsed() >= CHECKPOINT_AFTER;
+        let due =
+            checkpoint.packs.len() >= CHECKPOINT_PACKS || checkpoint.since.elapsed() >= CHECKPOINT_AFTER;
         if due { self.write_index(&mut checkpoint) } else { Ok(()) }
     }
 

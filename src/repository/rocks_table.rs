@@ -8,8 +8,8 @@ use super::chunk_index::Location;
 use crate::format::{Encoding, IndexFile, Pack};
 use crate::id::Id;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, IngestExternalFileOptions, IteratorMode, Options, ReadOptions,
-    SliceTransform, SstFileWriter,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, IngestExternalFileOptions, IteratorMode, Options,
+    ReadOptions, SliceTransform, SstFileWriter,
 };
 use std::collections::HashMap;
 use std::fs;
@@ -148,7 +148,8 @@ impl RocksTable {
             if key.get(..Id::LEN) != Some(id.as_bytes().as_slice()) {
                 break;
             }
-            let location = decode_value(&value).ok_or_else(|| CacheError::Damaged("a row of the wrong shape".into()))?;
+            let location =
+                decode_value(&value).ok_or_else(|| CacheError::Damaged("a row of the wrong shape".into()))?;
             if present(&location.pack) {
                 return Ok(Some(location));
             }

@@ -37,7 +37,8 @@ impl Snapshots {
 impl Repository {
     /// Reads every snapshot. A name without its manifest is still arriving; a damaged one is told apart.
     pub fn snapshots(&self) -> Result<Snapshots, RepositoryError> {
-        let pins: HashSet<Stamp> = self.keys("pins", |key| if let Key::Pin(stamp) = key { Some(stamp) } else { None })?;
+        let pins: HashSet<Stamp> =
+            self.keys("pins", |key| if let Key::Pin(stamp) = key { Some(stamp) } else { None })?;
         let mut stamps: Vec<Stamp> =
             self.keys("snapshots", |key| if let Key::Snapshot(stamp) = key { Some(stamp) } else { None })?;
         stamps.sort_unstable();
@@ -55,7 +56,11 @@ impl Repository {
         Ok(found)
     }
 
-    fn keys<T, C: FromIterator<T>>(&self, directory: &str, pick: impl Fn(Key) -> Option<T>) -> Result<C, RepositoryError> {
+    fn keys<T, C: FromIterator<T>>(
+        &self,
+        directory: &str,
+        pick: impl Fn(Key) -> Option<T>,
+    ) -> Result<C, RepositoryError> {
         let listed = self.backend().list(directory)?;
         Ok(listed.iter().filter_map(|(path, _)| pick(Key::parse(path)?)).collect())
     }
@@ -111,7 +116,8 @@ impl Repository {
             if self.backend().get(&key)? != bytes {
                 return Err(RepositoryError::damaged(key, "it does not read back as written"));
             }
-            match self.backend().put_new(&Key::Snapshot(manifest.stamp).path(), format!("{id}\n").as_bytes()) {
+            match self.backend().put_new(&Key::Snapshot(manifest.stamp).path(), format!("{id}\n").as_bytes())
+            {
                 Ok(()) => return Ok(id),
                 Err(error) if error.kind == ErrorKind::Exists => {
                     self.backend().delete(&key)?;
@@ -133,13 +139,18 @@ impl Repository {
     /// Keeps a snapshot whatever the retention policy says, or no longer.
     pub fn set_pinned(&self, stamp: Stamp, pinned: bool) -> Result<(), RepositoryError> {
         let key = Key::Pin(stamp).path();
-        if pinned { self.backend().put(&key, b"")? } else { self.backend().delete(&key)? }
+        if pinned {
+            self.backend().put(&key, b"")?
+        } else {
+            self.backend().delete(&key)?
+        }
         Ok(())
     }
 
     /// All proof files that read well; a damaged one proves nothing and is left aside.
     pub fn proofs(&self) -> Result<Vec<ProofFile>, RepositoryError> {
-        let ids: Vec<Id> = self.keys("proofs", |key| if let Key::Proof(id) = key { Some(id) } else { None })?;
+        let ids: Vec<Id> =
+            self.keys("proofs", |key| if let Key::Proof(id) = key { Some(id) } else { None })?;
         let read = |id: &Id| {
             let bytes = self.backend().get(&Key::Proof(*id).path()).ok()?;
             (Id::of(&bytes) == *id).then_some(())?;

@@ -20,7 +20,11 @@ impl Repository {
                     _ => Err("entries in a chunk list"),
                 })?;
                 let listed: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
-                if listed == root.weight { Ok(chunks) } else { Err(damaged(root, "its lengths do not add up")) }
+                if listed == root.weight {
+                    Ok(chunks)
+                } else {
+                    Err(damaged(root, "its lengths do not add up"))
+                }
             }
         }
     }
@@ -31,7 +35,8 @@ impl Repository {
         let mut entries: Vec<Entry> = Vec::new();
         self.visit(root, &mut |node| match node {
             Node::Entries(leaf) => {
-                let ascending = entries.last().zip(leaf.first()).is_none_or(|(left, right)| left.name < right.name);
+                let ascending =
+                    entries.last().zip(leaf.first()).is_none_or(|(left, right)| left.name < right.name);
                 entries.extend(leaf);
                 if ascending { Ok(()) } else { Err("names out of order") }
             }
@@ -79,12 +84,17 @@ impl Repository {
     }
 
     /// Gives each leaf below `root` to `take`, left to right. Levels must fall by one, so a hostile tree ends.
-    fn visit(&self, root: &Root, take: &mut impl FnMut(Node) -> Result<(), &'static str>) -> Result<(), RepositoryError> {
+    fn visit(
+        &self,
+        root: &Root,
+        take: &mut impl FnMut(Node) -> Result<(), &'static str>,
+    ) -> Result<(), RepositoryError> {
         let mut waiting = vec![(root.id, root.level, root.weight)];
         while let Some((id, level, weight)) = waiting.pop() {
             match self.node(&id, root)? {
                 Node::Inner { level: found, children } if found == level => {
-                    let below: Option<u64> = children.iter().try_fold(0u64, |sum, child| sum.checked_add(child.weight));
+                    let below: Option<u64> =
+                        children.iter().try_fold(0u64, |sum, child| sum.checked_add(child.weight));
                     if below != Some(weight) {
                         return Err(damaged(root, "weights do not add up"));
                     }

@@ -15,7 +15,13 @@ use std::path::{Path, PathBuf};
 
 /// Sets everything but content. What isn't permitted (owners without root, trusted attributes) becomes a problem of the
 /// report, never an abort: the content matters more.
-pub fn set_attributes(directory: BorrowedFd<'_>, entry: &Entry, owner: Owner, shown: &Path, placed: &mut Placed) {
+pub fn set_attributes(
+    directory: BorrowedFd<'_>,
+    entry: &Entry,
+    owner: Owner,
+    shown: &Path,
+    placed: &mut Placed,
+) {
     let name = OsStr::from_bytes(&entry.name);
     let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
     let (uid, gid) = match owner {
@@ -38,7 +44,8 @@ pub fn set_attributes(directory: BorrowedFd<'_>, entry: &Entry, owner: Owner, sh
         }
     }
     set_extended(&path, entry, shown, placed);
-    let time = TimeSpec::new(entry.mtime_ns.div_euclid(1_000_000_000), entry.mtime_ns.rem_euclid(1_000_000_000));
+    let time =
+        TimeSpec::new(entry.mtime_ns.div_euclid(1_000_000_000), entry.mtime_ns.rem_euclid(1_000_000_000));
     let times = utimensat(directory, name, &TimeSpec::UTIME_OMIT, &time, UtimensatFlags::NoFollowSymlink);
     if let Err(errno) = times {
         placed.problem(shown, format!("its modification time could not be set: {errno}"));
@@ -58,7 +65,8 @@ fn set_extended(path: &Path, entry: &Entry, shown: &Path, placed: &mut Placed) {
     for (name, value) in &entry.xattrs {
         let Ok(key) = CString::new(name.as_slice()) else { continue };
         let mut before = vec![0; value.len() + 1];
-        let same = rustix::fs::lgetxattr(&*path, &*key, &mut before[..]).is_ok_and(|len| before.get(..len) == Some(value));
+        let same = rustix::fs::lgetxattr(&*path, &*key, &mut before[..])
+            .is_ok_and(|len| before.get(..len) == Some(value));
         if same {
             continue;
         }

@@ -109,7 +109,11 @@ fn write_chunk(
     }
     let bytes = repository.read_chunk(&chunk.id)?;
     if bytes.len() != chunk.len as usize {
-        return Err(RepositoryError::damaged("a chunk list", format!("chunk {} has another length", chunk.id)).into());
+        return Err(RepositoryError::damaged(
+            "a chunk list",
+            format!("chunk {} has another length", chunk.id),
+        )
+        .into());
     }
     let mut rest = bytes.as_slice();
     for range in ranges {
@@ -134,7 +138,10 @@ fn holds(file: &File, ranges: &[Segment], chunk: &ChunkRef) -> io::Result<bool> 
 fn dig_holes(file: &File, entry: &Entry, before: u64) -> io::Result<()> {
     let Some(segments) = &entry.segments else { return Ok(()) };
     let mut at = 0u64;
-    let ends = segments.iter().map(|segment| (segment.offset, segment.offset + segment.len)).chain([(before, before)]);
+    let ends = segments
+        .iter()
+        .map(|segment| (segment.offset, segment.offset + segment.len))
+        .chain([(before, before)]);
     for (start, end) in ends {
         let stop = start.min(before);
         if at < stop {

@@ -71,7 +71,8 @@ pub fn place(
     let real = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
     let above = real.parent().unwrap_or(Path::new("/"));
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = open(above, flags, Mode::empty()).map_err(|errno| RestoreError::io("open", above, errno))?;
+    let directory =
+        open(above, flags, Mode::empty()).map_err(|errno| RestoreError::io("open", above, errno))?;
     let name = real.file_name().map_or(&b"."[..], OsStrExt::as_bytes);
     let mut placer =
         Placer { repository, options, progress, placed: Placed::default(), links: HashMap::new() };
@@ -115,7 +116,10 @@ impl Placer<'_> {
         let mut same_kind = present.is_some_and(|stat| kind_of(&stat) == Some(entry.kind));
         if present.is_some() && !same_kind {
             if is_mount_point(directory, &entry.name) {
-                return Err(RestoreError::MountPoint { path: shown.to_owned(), wanted: "file of another kind" });
+                return Err(RestoreError::MountPoint {
+                    path: shown.to_owned(),
+                    wanted: "file of another kind",
+                });
             }
             remove(directory, &entry.name, shown, &mut self.placed)?;
             same_kind = false;
@@ -175,8 +179,8 @@ impl Placer<'_> {
             mkdirat(above, name, Mode::S_IRWXU).map_err(|errno| RestoreError::io("create", shown, errno))?;
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let directory: OwnedFd =
-            openat(above, name, flags, Mode::empty()).map_err(|errno| RestoreError::io("open", shown, errno))?;
+        let directory: OwnedFd = openat(above, name, flags, Mode::empty())
+            .map_err(|errno| RestoreError::io("open", shown, errno))?;
         let entries = self.repository.entries(&entry.content)?;
         // Extras go first: a stale journal must not meet a restored database.
         let wanted: HashSet<&[u8]> = entries.iter().map(|entry| entry.name.as_slice()).collect();
@@ -206,7 +210,8 @@ impl Placer<'_> {
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | create;
         let file = openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(|errno| RestoreError::io("open", shown, errno))?;
-        self.placed.written_bytes += write_content(self.repository, entry, &File::from(file), shown, self.progress)?;
+        self.placed.written_bytes +=
+            write_content(self.repository, entry, &File::from(file), shown, self.progress)?;
         set_attributes(directory, entry, self.options.owner, shown, &mut self.placed);
         self.placed.files += 1;
         Ok(())
@@ -221,7 +226,8 @@ impl Placer<'_> {
     ) -> Result<(), RestoreError> {
         let name = OsStr::from_bytes(&entry.name);
         if exists {
-            let target = nix::fcntl::readlinkat(directory, name).map_err(|errno| RestoreError::io("read", shown, errno))?;
+            let target = nix::fcntl::readlinkat(directory, name)
+                .map_err(|errno| RestoreError::io("read", shown, errno))?;
             if target.as_bytes() != entry.target.as_slice() {
                 remove(directory, &entry.name, shown, &mut self.placed)?;
                 self.new_symlink(directory, entry, shown)?;
@@ -233,7 +239,12 @@ impl Placer<'_> {
         Ok(())
     }
 
-    fn new_symlink(&self, directory: BorrowedFd<'_>, entry: &Entry, shown: &Path) -> Result<(), RestoreError> {
+    fn new_symlink(
+        &self,
+        directory: BorrowedFd<'_>,
+        entry: &Entry,
+        shown: &Path,
+    ) -> Result<(), RestoreError> {
         let name = OsStr::from_bytes(&entry.name);
         symlinkat(OsStr::from_bytes(&entry.target), directory, name)
             .map_err(|errno| RestoreError::io("create", shown, errno))
@@ -269,9 +280,16 @@ impl Placer<'_> {
     }
 
     /// A journal or log of the database that was there before would be applied to the restored one.
-    fn remove_sidecars(&mut self, directory: BorrowedFd<'_>, name: &[u8], shown: &Path) -> Result<(), RestoreError> {
+    fn remove_sidecars(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+        shown: &Path,
+    ) -> Result<(), RestoreError> {
         for path in crate::source::sidecars_to_remove(shown) {
-            let Some(suffix) = path.as_os_str().as_bytes().strip_prefix(shown.as_os_str().as_bytes()) else { continue };
+            let Some(suffix) = path.as_os_str().as_bytes().strip_prefix(shown.as_os_str().as_bytes()) else {
+                continue;
+            };
             let sidecar = [name, suffix].concat();
             match fstatat(directory, OsStr::from_bytes(&sidecar), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Err(Errno::ENOENT) => {}

@@ -29,7 +29,8 @@ impl StoredFiles for PlacedFiles<'_> {
     }
 
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {
-        let path = if path.is_empty() { self.target.clone() } else { self.target.join(OsStr::from_bytes(path)) };
+        let path =
+            if path.is_empty() { self.target.clone() } else { self.target.join(OsStr::from_bytes(path)) };
         let file = File::open(path)?;
         let size = file.metadata()?.len();
         Ok(Box::new(OnDisk { file, size }))

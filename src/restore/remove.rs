@@ -15,7 +15,8 @@ use std::path::Path;
 /// The names in an open directory.
 pub fn names(directory: BorrowedFd<'_>, shown: &Path) -> Result<Vec<Vec<u8>>, RestoreError> {
     let fail = |errno: nix::errno::Errno| RestoreError::io("list", shown, errno);
-    let again = openat(directory, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    let again =
+        openat(directory, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     let mut listing = Dir::from_fd(again.map_err(fail)?).map_err(fail)?;
     let mut names = Vec::new();
     for item in listing.iter() {
@@ -36,7 +37,12 @@ pub fn is_mount_point(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
 
 /// Removes one name and everything below it. A mount point on the way is left, with its parents, and noted.
 /// True if it is gone.
-pub fn remove(directory: BorrowedFd<'_>, name: &[u8], shown: &Path, placed: &mut Placed) -> Result<bool, RestoreError> {
+pub fn remove(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    shown: &Path,
+    placed: &mut Placed,
+) -> Result<bool, RestoreError> {
     let fail = |errno: nix::errno::Errno| RestoreError::io("remove", shown, errno);
     if is_mount_point(directory, name) {
         placed.problem(shown, "it is a mount point that the snapshot doesn't have; left alone".into());

@@ -24,7 +24,8 @@ pub fn detect_kind(path: &Path) -> SourceKind {
     let is_database = path.is_file()
         && open_file(path).is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok())
         && &start == MAGIC;
-    let named_like_one = !path.exists() && ["db", "sqlite", "sqlite3"].iter().any(|extension| ends_with(extension));
+    let named_like_one =
+        !path.exists() && ["db", "sqlite", "sqlite3"].iter().any(|extension| ends_with(extension));
     if is_database || named_like_one {
         SourceKind::Sqlite
     } else if ends_with("json") {

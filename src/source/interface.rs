@@ -201,7 +201,14 @@ pub struct Judgement {
 
 impl Judgement {
     /// Adds a finding `<source>_<fact>`.
-    pub fn add(&mut self, severity: Severity, source: &str, fact: &str, path: &[u8], detail: impl Into<String>) {
+    pub fn add(
+        &mut self,
+        severity: Severity,
+        source: &str,
+        fact: &str,
+        path: &[u8],
+        detail: impl Into<String>,
+    ) {
         self.findings.push(Finding {
             code: format!("{source}_{fact}"),
             severity,
@@ -230,7 +237,12 @@ pub struct JudgeOptions<'a> {
 
 /// A file's identity and change marks, for the entry.
 pub fn file_id(metadata: &Metadata) -> FileState {
-    FileState { dev: metadata.dev(), ino: metadata.ino(), size: metadata.size(), ctime_ns: nanos(metadata.ctime(), metadata.ctime_nsec()) }
+    FileState {
+        dev: metadata.dev(),
+        ino: metadata.ino(),
+        size: metadata.size(),
+        ctime_ns: nanos(metadata.ctime(), metadata.ctime_nsec()),
+    }
 }
 
 /// Seconds and nanoseconds as nanoseconds, saturating in the year 2262.

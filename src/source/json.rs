@@ -18,7 +18,11 @@ const TRIES: u32 = 10;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Captures a source that is one JSON file.
-pub fn capture(path: &Path, options: &CaptureOptions, recorder: &mut dyn Recorder) -> Result<Capture, CaptureError> {
+pub fn capture(
+    path: &Path,
+    options: &CaptureOptions,
+    recorder: &mut dyn Recorder,
+) -> Result<Capture, CaptureError> {
     let fail = |error| CaptureError::io("read", path, error);
     let metadata = fs::metadata(path).map_err(fail)?;
     if !metadata.is_file() {
@@ -104,7 +108,12 @@ impl<R: Read> Read for Digest<R> {
 }
 
 /// Judges a stored JSON file: it parses.
-pub fn judge(judgement: &mut Judgement, source: &str, file: &dyn ReadAt, _options: &JudgeOptions<'_>) -> io::Result<()> {
+pub fn judge(
+    judgement: &mut Judgement,
+    source: &str,
+    file: &dyn ReadAt,
+    _options: &JudgeOptions<'_>,
+) -> io::Result<()> {
     let mut reader = BufReader::new(Sequential { file, at: 0 });
     if let Some(problem) = problem_of(&mut reader)? {
         judgement.error(source, "invalid_json", b"", problem);

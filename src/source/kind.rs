@@ -1,6 +1,8 @@
 //! Each kind's way of being captured, judged and settled.
 
-use super::interface::{Capture, CaptureError, CaptureOptions, JudgeOptions, Judgement, Recorder, SourceSpec, StoredFiles};
+use super::interface::{
+    Capture, CaptureError, CaptureOptions, JudgeOptions, Judgement, Recorder, SourceSpec, StoredFiles,
+};
 use super::{chroma, json, sqlite, tree};
 use crate::format::{Captured, EntryKind, Level, SourceKind};
 use crate::hold::Sidecars;

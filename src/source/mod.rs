@@ -10,7 +10,7 @@ mod tree;
 
 pub use detect::{detect_kind, find_sources};
 pub use interface::{
-    Capture, CaptureError, CaptureOptions, Judgement, ReadAt, Recorder, Retaken, Seen, SourceSpec, SqliteInTree, StoredFiles, Taken,
-    file_id,
+    Capture, CaptureError, CaptureOptions, Judgement, ReadAt, Recorder, Retaken, Seen, SourceSpec,
+    SqliteInTree, StoredFiles, Taken, file_id,
 };
 pub use kind::{VALIDATOR_VERSION, capture, judge, sidecars_to_remove};

@@ -52,7 +52,8 @@ pub fn capture(
     options: &CaptureOptions,
     recorder: &mut dyn Recorder,
 ) -> Result<Capture, CaptureError> {
-    let store = fs::canonicalize(&spec.path).map_err(|error| CaptureError::io("resolve", &spec.path, error))?;
+    let store =
+        fs::canonicalize(&spec.path).map_err(|error| CaptureError::io("resolve", &spec.path, error))?;
     let path = store.join(DATABASE);
     if !path.is_file() {
         return Err(CaptureError::Missing { path });
@@ -91,7 +92,9 @@ fn hold_once(
             continue;
         }
         // Nothing can have been committed if the marks are, under the hold, still the parent's.
-        if unchanged.is_some() && let Some(image) = database.unchanged(name, name, recorder)? {
+        if unchanged.is_some()
+            && let Some(image) = database.unchanged(name, name, recorder)?
+        {
             drop(held);
             return Ok(Some((image, wanted)));
         }
@@ -176,7 +179,9 @@ fn moved(
         segments.get(segment).is_some_and(|seen| {
             seen.len() == files.len()
                 && files.iter().all(|(name, (_, metadata))| {
-                    seen.get(name).is_some_and(|file| file.state == file_id(metadata) && file.mtime_ns == mtime_ns(metadata))
+                    seen.get(name).is_some_and(|file| {
+                        file.state == file_id(metadata) && file.mtime_ns == mtime_ns(metadata)
+                    })
                 })
         })
     };
@@ -228,12 +233,14 @@ fn await_quiet(store: &Path) {
 fn is_quiet(store: &Path) -> bool {
     let Ok(segments) = list_segments(store, None) else { return true };
     segments.values().all(|files| {
-        let modified = |name: &str| files.get(name.as_bytes()).and_then(|(_, metadata)| metadata.modified().ok());
+        let modified =
+            |name: &str| files.get(name.as_bytes()).and_then(|(_, metadata)| metadata.modified().ok());
         let newest = INDEX_FILES.iter().filter_map(|name| modified(name)).max();
         let pickle = modified(PICKLE);
         let recent = |time: SystemTime| SystemTime::now().duration_since(time).is_ok_and(|age| age < QUIET);
         let recently = newest.max(pickle).is_some_and(recent);
-        let unfinished = pickle.is_some_and(|pickle| newest.is_some_and(|newest| pickle < newest && recent(newest)));
+        let unfinished =
+            pickle.is_some_and(|pickle| newest.is_some_and(|newest| pickle < newest && recent(newest)));
         !recently && !unfinished
     })
 }
@@ -251,7 +258,8 @@ fn emit(
     let fail = |error| CaptureError::io("read", store, error);
     let metadata = fs::metadata(store).map_err(fail)?;
     let directory = open_directory(store).map_err(fail)?;
-    let mut names: Vec<Vec<u8>> = read_directory(store)?.into_iter().map(|item| item.file_name().into_vec()).collect();
+    let mut names: Vec<Vec<u8>> =
+        read_directory(store)?.into_iter().map(|item| item.file_name().into_vec()).collect();
     names.sort_unstable();
     let name = root_name(&spec.path);
     recorder.enter(&name)?;
@@ -278,9 +286,9 @@ fn emit(
 }
 
 fn reason_to_skip(name: &[u8], wanted: Option<&HashSet<Vec<u8>>>) -> Option<&'static str> {
-    let is_sidecar = name.strip_prefix(DATABASE.as_bytes()).is_some_and(|suffix| {
-        Sidecars::SUFFIXES.iter().any(|known| known.as_bytes() == suffix)
-    });
+    let is_sidecar = name
+        .strip_prefix(DATABASE.as_bytes())
+        .is_some_and(|suffix| Sidecars::SUFFIXES.iter().any(|known| known.as_bytes() == suffix));
     if is_sidecar {
         Some("part of the database beside it, whose settled image is kept")
     } else if is_segment_name(name) && wanted.is_some_and(|wanted| !wanted.contains(name)) {
@@ -298,7 +306,11 @@ fn emit_segment(
 ) -> Result<(), CaptureError> {
     let path = store.join(std::ffi::OsStr::from_bytes(segment));
     let Ok(metadata) = fs::metadata(&path) else {
-        recorder.note(segment, NoteReason::Vanished, "the collection was deleted after it had been captured".into());
+        recorder.note(
+            segment,
+            NoteReason::Vanished,
+            "the collection was deleted after it had been captured".into(),
+        );
         return Ok(());
     };
     recorder.enter(segment)?;

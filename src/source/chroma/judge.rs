@@ -43,7 +43,8 @@ pub fn judge(
         }
     }
     let database = files.open(DATABASE.as_bytes())?;
-    let connection = judge_database(judgement, &format!("{source}_db"), DATABASE.as_bytes(), &*database, options)?;
+    let connection =
+        judge_database(judgement, &format!("{source}_db"), DATABASE.as_bytes(), &*database, options)?;
     for finding in &mut judgement.findings {
         source.clone_into(&mut finding.source);
     }
@@ -63,9 +64,11 @@ fn judge_segment(
     level: Level,
 ) -> io::Result<Segment> {
     let place = |name: &str| [directory.name.as_slice(), b"/", name.as_bytes()].concat();
-    let present: BTreeSet<Vec<u8>> = files.list(&directory.name)?.into_iter().map(|entry| entry.name).collect();
+    let present: BTreeSet<Vec<u8>> =
+        files.list(&directory.name)?.into_iter().map(|entry| entry.name).collect();
     let has_pickle = present.contains(PICKLE.as_bytes());
-    let missing: Vec<&str> = INDEX_FILES.into_iter().filter(|name| !present.contains(name.as_bytes())).collect();
+    let missing: Vec<&str> =
+        INDEX_FILES.into_iter().filter(|name| !present.contains(name.as_bytes())).collect();
     // Before the first persist the files may be in any state: Chroma makes them anew.
     if !has_pickle {
         return Ok(Segment { labels: None, has_pickle });

@@ -24,7 +24,8 @@ pub fn is_segment_name(name: &[u8]) -> bool {
 /// nothing is locked, created or changed.
 pub fn vector_segments(database: &Path) -> rusqlite::Result<HashSet<Vec<u8>>> {
     let uri = format!("file:{}?immutable=1", crate::source::sqlite::escape(&database.display().to_string()));
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri, flags)?;
     let mut statement = connection.prepare("SELECT id FROM segments WHERE scope = 'VECTOR'")?;
     let ids = statement.query_map([], |row| row.get::<_, String>(0))?;

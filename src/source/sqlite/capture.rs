@@ -88,7 +88,12 @@ impl<'a> Database<'a> {
 
     /// Captures the whole database: unchanged → taken over, else rehearse, hold, read, let go, record.
     /// `place` is its path below the source.
-    pub fn capture(&self, name: &[u8], place: &[u8], recorder: &mut dyn Recorder) -> Result<Image, CaptureError> {
+    pub fn capture(
+        &self,
+        name: &[u8],
+        place: &[u8],
+        recorder: &mut dyn Recorder,
+    ) -> Result<Image, CaptureError> {
         if let Some(image) = self.unchanged(name, place, recorder)? {
             return Ok(image);
         }
@@ -111,7 +116,8 @@ impl<'a> Database<'a> {
                 return self.settle(name, unsettled, recorder);
             }
             if tries >= OPTIMISTIC_TRIES {
-                let detail = format!("it changed during each of {tries} readings, and no lock reaches its writers");
+                let detail =
+                    format!("it changed during each of {tries} readings, and no lock reaches its writers");
                 return Err(CaptureError::KeptChanging { path: self.path.clone(), detail });
             }
             drop(held);
@@ -133,7 +139,8 @@ impl<'a> Database<'a> {
         if !quiet || seen.entry.captured != Captured::Sqlite || !seen.proves(&state, mtime_ns) {
             return Ok(None);
         }
-        let metadata = fs::metadata(&self.path).map_err(|error| CaptureError::io("stat", &self.path, error))?;
+        let metadata =
+            fs::metadata(&self.path).map_err(|error| CaptureError::io("stat", &self.path, error))?;
         let consistency = if self.options.cold { Consistency::Cold } else { Consistency::Locked };
         let mut entry = self.entry(name, &metadata, seen.entry.size, Some(state), mtime_ns);
         entry.content = seen.entry.content;
@@ -178,11 +185,18 @@ impl<'a> Database<'a> {
     }
 
     /// Records what was read, once the hold is given back.
-    pub fn settle(&self, name: &[u8], unsettled: Unsettled, recorder: &mut dyn Recorder) -> Result<Image, CaptureError> {
+    pub fn settle(
+        &self,
+        name: &[u8],
+        unsettled: Unsettled,
+        recorder: &mut dyn Recorder,
+    ) -> Result<Image, CaptureError> {
         let Unsettled { reading, metadata, state, mtime_ns, capture } = unsettled;
         let taken = match reading {
             Reading::Whole(taken) => taken,
-            Reading::Small(bytes) => recorder.take(&mut bytes.as_slice()).map_err(|error| error.at(&self.path))?,
+            Reading::Small(bytes) => {
+                recorder.take(&mut bytes.as_slice()).map_err(|error| error.at(&self.path))?
+            }
             Reading::Differences(retaken) => recorder.settle(retaken)?,
             Reading::ToRollBack(directory) => {
                 let copy = directory.path().join("copy");
@@ -198,7 +212,14 @@ impl<'a> Database<'a> {
         Ok(Image { taken: Some(taken), entry, capture })
     }
 
-    fn entry(&self, name: &[u8], metadata: &Metadata, size: u64, state: Option<FileState>, mtime_ns: i64) -> Entry {
+    fn entry(
+        &self,
+        name: &[u8],
+        metadata: &Metadata,
+        size: u64,
+        state: Option<FileState>,
+        mtime_ns: i64,
+    ) -> Entry {
         Entry {
             mtime_ns,
             size,
@@ -262,7 +283,9 @@ impl HeldDatabase<'_, '_> {
         let metadata = self.hold.database().metadata().map_err(fail)?;
         let (state, mtime_ns) = marks.combined();
         let (reading, state) = match &self.hold {
-            SqliteHold::Rollback { database } => (read_held(database, &marks, rehearsal, recorder, path)?, Some(state)),
+            SqliteHold::Rollback { database } => {
+                (read_held(database, &marks, rehearsal, recorder, path)?, Some(state))
+            }
             SqliteHold::HotJournal { .. } => (self.copy_to_roll_back()?, None),
             SqliteHold::Wal { database, .. } => (self.read_merged(database, recorder)?, Some(state)),
             SqliteHold::Unlocked { database, wal_mode } => {
@@ -314,7 +337,9 @@ impl HeldDatabase<'_, '_> {
         let fail = |error| CaptureError::io("read", &self.database.path, error);
         let log = match open_file(&self.database.sidecars.wal) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            other => Some(other.map_err(|error| CaptureError::io("read", &self.database.sidecars.wal, error))?),
+            other => {
+                Some(other.map_err(|error| CaptureError::io("read", &self.database.sidecars.wal, error))?)
+            }
         };
         if let Some(log) = log {
             let pages = CommittedPages::read(&log).map_err(fail)?;
@@ -354,7 +379,9 @@ fn read_held(
             Ok(Reading::Whole(rehearsal.taken.clone()))
         }
         Some(rehearsal) => {
-            let retaken = recorder.retake(&rehearsal.taken, &mut ByPosition::new(database)).map_err(|error| error.at(path))?;
+            let retaken = recorder
+                .retake(&rehearsal.taken, &mut ByPosition::new(database))
+                .map_err(|error| error.at(path))?;
             Ok(Reading::Differences(retaken))
         }
         None if marks.database.size < 2 * SMALL_BYTES => {
@@ -363,7 +390,9 @@ fn read_held(
             read.map_err(|error| CaptureError::io("read", path, error))?;
             Ok(Reading::Small(bytes))
         }
-        None => recorder.take(&mut ByPosition::new(database)).map(Reading::Whole).map_err(|error| error.at(path)),
+        None => {
+            recorder.take(&mut ByPosition::new(database)).map(Reading::Whole).map_err(|error| error.at(path))
+        }
     }
 }
 

@@ -37,7 +37,12 @@ pub fn judge_database(
         None => file.size() % u64::from(header.page_size) == 0,
     };
     if !sound {
-        let detail = format!("{} bytes, {} pages of {} by its header", file.size(), header.page_count, header.page_size);
+        let detail = format!(
+            "{} bytes, {} pages of {} by its header",
+            file.size(),
+            header.page_count,
+            header.page_size
+        );
         judgement.error(source, "size_mismatch", path, detail);
     }
     if options.level < Level::Full {
@@ -93,7 +98,8 @@ pub fn open_copy(file: &dyn ReadAt, temporary_directory: &Path) -> io::Result<ru
     }
     copy.flush()?;
     let uri = format!("file:{}?immutable=1", escape(&copy.path().display().to_string()));
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     // The file's name goes with `copy` when this returns; SQLite keeps its descriptor.
     Ok(Connection::open_with_flags(uri, flags))
 }

@@ -44,7 +44,10 @@ impl CommittedPages {
             let (head, page) = frame.split_at(FRAME_HEADER_BYTES as usize);
             let (number, commit_size) = (big(head, 0), big(head, 4));
             checksum = header.add(header.add(checksum, head.get(..8).unwrap_or_default()), page);
-            if number == 0 || (big(head, 8), big(head, 12)) != header.salts || (big(head, 16), big(head, 20)) != checksum {
+            if number == 0
+                || (big(head, 8), big(head, 12)) != header.salts
+                || (big(head, 16), big(head, 20)) != checksum
+            {
                 break;
             }
             pending.push((number, at + FRAME_HEADER_BYTES));
@@ -167,7 +170,11 @@ mod tests {
 
     /// Runs statements on a WAL database that is never checkpointed, and copies database and log as a crash would leave
     /// them.
-    fn crashed(directory: &std::path::Path, page_size: u32, statements: &[String]) -> (std::path::PathBuf, std::path::PathBuf) {
+    fn crashed(
+        directory: &std::path::Path,
+        page_size: u32,
+        statements: &[String],
+    ) -> (std::path::PathBuf, std::path::PathBuf) {
         let live = directory.join("live.db");
         let connection = Connection::open(&live).unwrap();
         connection.execute_batch(&format!("PRAGMA page_size={page_size}; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB);")).unwrap();
@@ -215,7 +222,8 @@ mod tests {
     #[test]
     fn a_torn_log_ends_at_its_last_whole_commit() {
         let directory = tempfile::tempdir().unwrap();
-        let statements: Vec<String> = (1..=5).map(|row| format!("INSERT INTO t VALUES({row}, randomblob(5000))")).collect();
+        let statements: Vec<String> =
+            (1..=5).map(|row| format!("INSERT INTO t VALUES({row}, randomblob(5000))")).collect();
         let (database, log) = crashed(directory.path(), 4096, &statements);
         let whole = fs::read(&log).unwrap();
         let mut rows_seen = std::collections::BTreeSet::new();

@@ -64,7 +64,11 @@ impl Regular<'_> {
             let grew = complete && after.size() > before.size();
             last_try = Some((entry, taken));
             if grew || attempt == TRIES {
-                let what = if grew { "it grew while it was read; what was there first is kept" } else { "it changed while it was read" };
+                let what = if grew {
+                    "it grew while it was read; what was there first is kept"
+                } else {
+                    "it changed while it was read"
+                };
                 recorder.note(self.relative, NoteReason::Remark, what.into());
                 break;
             }
@@ -89,7 +93,8 @@ impl Regular<'_> {
         let sparse = segments(&self.file, before, size).map_err(fail)?;
         let ranges = sparse.clone().unwrap_or_else(|| vec![Segment { offset: 0, len: size }]);
         let expected: u64 = ranges.iter().map(|range| range.len).sum();
-        let taken = recorder.take(&mut Ranges::new(&self.file, ranges)).map_err(|error| error.at(self.path))?;
+        let taken =
+            recorder.take(&mut Ranges::new(&self.file, ranges)).map_err(|error| error.at(self.path))?;
         let complete = taken.bytes == expected;
         let mut entry = file_entry(self.name, before, self.path);
         // A file that shrank is kept as short as it was read.

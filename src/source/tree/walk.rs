@@ -39,16 +39,19 @@ pub fn capture(
     let mut walk = Walk::new(spec, options, recorder)?;
     let name = root_name(&spec.path);
     if metadata.is_dir() {
-        let directory = open_directory(&spec.path).map_err(|error| CaptureError::io("open", &spec.path, error))?;
+        let directory =
+            open_directory(&spec.path).map_err(|error| CaptureError::io("open", &spec.path, error))?;
         walk.recorder.enter(&name)?;
         walk.contents(&directory)?;
         let entry = directory_entry(&name, &metadata, &spec.path);
         walk.recorder.leave(entry)?;
     } else {
-        let parent = spec.path.canonicalize().map_err(|error| CaptureError::io("resolve", &spec.path, error))?;
+        let parent =
+            spec.path.canonicalize().map_err(|error| CaptureError::io("resolve", &spec.path, error))?;
         let parent = parent.parent().unwrap_or(Path::new("/"));
         let directory = open_directory(parent).map_err(|error| CaptureError::io("open", parent, error))?;
-        let real = spec.path.canonicalize().ok().and_then(|path| Some(path.file_name()?.as_bytes().to_owned()));
+        let real =
+            spec.path.canonicalize().ok().and_then(|path| Some(path.file_name()?.as_bytes().to_owned()));
         walk.entry(&directory, &real.unwrap_or(name), &mut HashSet::new())?;
     }
     Ok(walk.finish())
@@ -135,7 +138,11 @@ impl<'a> Walk<'a> {
         match read() {
             Ok(names) => Ok(names),
             Err(error) => {
-                self.recorder.note(&self.relative, NoteReason::Unreadable, format!("cannot list it: {error}"));
+                self.recorder.note(
+                    &self.relative,
+                    NoteReason::Unreadable,
+                    format!("cannot list it: {error}"),
+                );
                 Ok(Vec::new())
             }
         }
@@ -220,7 +227,11 @@ impl<'a> Walk<'a> {
         };
         // Between the two looks a FIFO may have taken its place: reading it could block for ever.
         if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            self.recorder.note(&self.relative, NoteReason::Vanished, "it was replaced while being opened".into());
+            self.recorder.note(
+                &self.relative,
+                NoteReason::Vanished,
+                "it was replaced while being opened".into(),
+            );
             return Ok(());
         }
         let relative = self.relative.clone();
@@ -233,7 +244,11 @@ impl<'a> Walk<'a> {
             }
             Ok(Recorded::Plain | Recorded::Changing) => {}
             Err(CaptureError::Missing { .. }) => {
-                self.recorder.note(&self.relative, NoteReason::Vanished, "it went away while being read".into());
+                self.recorder.note(
+                    &self.relative,
+                    NoteReason::Vanished,
+                    "it went away while being read".into(),
+                );
             }
             Err(CaptureError::Io { action, source, .. }) => {
                 let detail = format!("cannot {action} it: {source}");
@@ -263,7 +278,11 @@ impl<'a> Walk<'a> {
             size: target.len() as u64,
             xattrs: own_attributes_of(path),
             target,
-            rdev: if matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice) { metadata.rdev() } else { 0 },
+            rdev: if matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
+                metadata.rdev()
+            } else {
+                0
+            },
             ..bare_entry(name, metadata, kind)
         };
         self.recorder.add(entry, None)

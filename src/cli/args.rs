@@ -1,0 +1,313 @@
+//! What can be typed.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Snapshots of SQLite databases, Chroma stores and the files beside them: cheap, proven, restored in place.
+#[derive(Parser)]
+#[command(
+    name = "icecore",
+    version,
+    disable_help_subcommand = true,
+    after_help = "\
+Begin with:
+  icecore init -r /srv/backups/app --write-config    make a repository and a commented icecore.toml
+  icecore backup                                     one snapshot of what icecore.toml names
+  icecore list                                       what there is
+  icecore restore latest --target /tmp/look          put it somewhere to look at
+  icecore restore latest --confirm-service-stopped   put it back in place
+
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 done but some entries could not be read or owners set, 10 no repository,
+11 busy, 13 no such snapshot, 14 repository damaged, 16 not enough space, 20 invalid (not published), 21 a source kept
+changing or could not be held, 22 refused, 23 restore incomplete, 24 restored but the check of the result failed,
+130/143 ended by a signal. Unknown codes mean failure."
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb. A flag beats the environment, which beats the config.
+#[derive(Args, Clone)]
+pub struct Global {
+    /// The repository's directory
+    #[arg(short, long, global = true, env = "ICECORE_REPOSITORY", value_name = "PATH")]
+    pub repo: Option<String>,
+    /// The config [default: ./icecore.toml if safely owned, $XDG_CONFIG_HOME/icecore/icecore.toml, /etc/icecore/icecore.toml]
+    #[arg(short, long, global = true, env = "ICECORE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The profile that `latest`, parents and retention go by [default: the config's, else "default"]
+    #[arg(long, global = true, env = "ICECORE_PROFILE")]
+    pub profile: Option<String>,
+    /// One JSON document on stdout, whatever happens; nothing on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print errors and warnings only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// No progress bar, no step lines
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+    /// Wait this long for another run of the same profile, as in 5m
+    #[arg(long, global = true, value_name = "DURATION", default_value = "0s")]
+    pub retry_lock: String,
+    /// Where the index cache of large repositories lives
+    #[arg(long, global = true, env = "ICECORE_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Where scratch copies for validation go
+    #[arg(long, global = true, env = "ICECORE_TEMP_DIR", value_name = "DIR")]
+    pub temp_dir: Option<PathBuf>,
+    /// Keep a chunk index up to this size in memory; a larger one goes to the cache directory (MiB)
+    #[arg(long, global = true, env = "ICECORE_INDEX_MEMORY", value_name = "MIB", default_value_t = 128)]
+    pub index_memory: u64,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    Init(Init),
+    Backup(Backup),
+    List(List),
+    Show(Show),
+    Ls(Ls),
+    Cat(Cat),
+    Diff(Diff),
+    Status(Status),
+    Validate(Validate),
+    Restore(Restore),
+    Forget(Forget),
+    Pin(Pin),
+    Unpin(Pin),
+    Completions(Completions),
+    Man(Man),
+}
+
+/// Make a repository
+///
+/// Backups never make one by themselves: a disk that isn't mounted must be noticed. With --write-config also writes a
+/// commented icecore.toml that names the Chroma stores, databases and JSON files found below the present directory.
+#[derive(Args)]
+pub struct Init {
+    /// Do nothing if there is one already
+    #[arg(long)]
+    pub if_missing: bool,
+    /// Also write a config (never over an existing one)
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "icecore.toml")]
+    pub write_config: Option<PathBuf>,
+}
+
+/// Take one snapshot
+///
+/// Of the config's sources, or of the paths given. A path's kind is detected: a directory with chroma.sqlite3 is a Chroma
+/// store, a file with SQLite's header a database, .json is JSON, all else a tree. Sources are only read, also while
+/// services use them. The snapshot is proven from its stored bytes before it is published.
+#[derive(Args)]
+pub struct Backup {
+    /// NAME=PATH or PATH: back these up instead of the config's sources
+    #[arg(value_name = "NAME=PATH")]
+    pub paths: Vec<String>,
+    /// Also this on-demand source
+    #[arg(long = "with", value_name = "NAME")]
+    pub with_source: Vec<String>,
+    /// Only this source
+    #[arg(long = "only", value_name = "NAME")]
+    pub only: Vec<String>,
+    /// All but this source
+    #[arg(long = "without", value_name = "NAME")]
+    pub without: Vec<String>,
+    /// Also the Chroma stores that are on demand
+    #[arg(long, overrides_with = "no_chroma")]
+    pub chroma: bool,
+    /// No Chroma stores
+    #[arg(long)]
+    pub no_chroma: bool,
+    /// Take a path for this kind: chroma, sqlite, json or tree
+    #[arg(long = "kind", value_name = "NAME=KIND")]
+    pub kinds: Vec<String>,
+    /// Leave out what matches this gitignore pattern, in trees given as paths
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// A word to remember the snapshot by
+    #[arg(long = "tag", value_name = "WORD")]
+    pub tags: Vec<String>,
+    /// How thorough the proof is [default: full if none is younger than 24h, else quick]
+    #[arg(long, value_name = "LEVEL")]
+    pub validate: Option<LevelArgument>,
+    /// Nothing is running: take no locks
+    #[arg(long)]
+    pub cold: bool,
+    /// Read every file again, also those that are unchanged
+    #[arg(long)]
+    pub reread: bool,
+    /// How long to try to hold a database that is being written
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub lock_wait: String,
+    /// Only say what would be backed up
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum LevelArgument {
+    Quick,
+    Full,
+}
+
+/// List snapshots, oldest first
+#[derive(Args)]
+#[command(alias = "snapshots")]
+pub struct List {
+    /// The newest N
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Those that hold this source
+    #[arg(long, value_name = "NAME")]
+    pub having: Option<String>,
+}
+
+/// Show all about a snapshot: its sources, how each was captured and proven, what was left out
+#[derive(Args)]
+pub struct Show {
+    /// A stamp, or `latest`
+    #[arg(default_value = "latest")]
+    pub stamp: String,
+}
+
+/// List what a snapshot holds
+#[derive(Args)]
+pub struct Ls {
+    /// A stamp, or `latest`
+    pub stamp: String,
+    /// A source, or a path inside it
+    #[arg(value_name = "NAME[/PATH]")]
+    pub place: Option<String>,
+    /// Everything below it
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+}
+
+/// Print a file of a snapshot
+#[derive(Args)]
+pub struct Cat {
+    /// A stamp, or `latest`
+    pub stamp: String,
+    /// A source that is one file, or a path inside a source
+    #[arg(value_name = "NAME[/PATH]")]
+    pub place: String,
+    /// Write it into a new file instead of stdout (needed with --json)
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Show what differs between two snapshots
+#[derive(Args)]
+pub struct Diff {
+    /// A stamp, or `latest`
+    pub old: String,
+    /// A stamp, or `latest`
+    pub new: String,
+}
+
+/// Say how fresh the backups are
+#[derive(Args)]
+pub struct Status {
+    /// Fail (exit 13) if a source's newest valid snapshot is older, as in 26h
+    #[arg(long, value_name = "DURATION")]
+    pub max_age: Option<String>,
+}
+
+/// Prove snapshots from their stored bytes
+///
+/// Every chunk is read and hashed, every database checked, every store's files compared. Exit 20 if one is invalid, 14 if
+/// stored data is damaged.
+#[derive(Args)]
+pub struct Validate {
+    /// A stamp, or `latest`
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub stamp: Option<String>,
+    /// Every snapshot of the repository
+    #[arg(long)]
+    pub all: bool,
+    /// Presence and layout only
+    #[arg(long)]
+    pub quick: bool,
+    /// Fail (exit 13) if `latest` is older than this, as in 26h
+    #[arg(long, value_name = "DURATION")]
+    pub max_age: Option<String>,
+}
+
+/// Put a snapshot back
+///
+/// In place by default: into the existing files and directories, so that bind mounts go on working. For each source the
+/// place is --map, else the config's path for that name, else the recorded path. With --target it goes to DIR/NAME
+/// instead and needs no confirmation. This version has no journal yet: a crash midway leaves a mix of old and new, and the
+/// same restore has to be run again.
+#[derive(Args)]
+pub struct Restore {
+    /// A stamp, or `latest`
+    pub stamp: String,
+    /// Sources, or paths inside them [default: all]
+    #[arg(value_name = "NAME[/PATH]")]
+    pub places: Vec<String>,
+    /// All but this source
+    #[arg(long = "without", value_name = "NAME")]
+    pub without: Vec<String>,
+    /// The Chroma stores (fails if the snapshot has none)
+    #[arg(long, conflicts_with = "no_chroma")]
+    pub chroma: bool,
+    /// No Chroma stores
+    #[arg(long)]
+    pub no_chroma: bool,
+    /// Restore below this directory instead of in place
+    #[arg(short, long, value_name = "DIR")]
+    pub target: Option<PathBuf>,
+    /// Restore a source to this path
+    #[arg(long = "map", value_name = "NAME=PATH", conflicts_with = "target")]
+    pub maps: Vec<String>,
+    /// Give everything to this owner, by number [default: as recorded]
+    #[arg(long, value_name = "UID:GID")]
+    pub chown: Option<String>,
+    /// Restore another profile's snapshot in place
+    #[arg(long)]
+    pub relocated: bool,
+    /// Restore a snapshot that failed its validation
+    #[arg(long)]
+    pub accept_invalid: bool,
+    /// The service that uses these files is stopped
+    #[arg(long)]
+    pub confirm_service_stopped: bool,
+    /// Only say what would be restored, and where
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// Remove snapshots by their stamps (their data stays until it is pruned)
+#[derive(Args)]
+pub struct Forget {
+    #[arg(required = true, value_name = "STAMP")]
+    pub stamps: Vec<String>,
+}
+
+/// Keep a snapshot whatever the retention policy says (unpin: no longer)
+#[derive(Args)]
+pub struct Pin {
+    #[arg(required = true, value_name = "STAMP")]
+    pub stamps: Vec<String>,
+}
+
+/// Print a completion script for a shell
+#[derive(Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+/// Print the manual page, or write one per verb into a directory
+#[derive(Args)]
+pub struct Man {
+    #[arg(value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}

@@ -1,0 +1,213 @@
+//! `backup`: one snapshot.
+
+use super::args::{self, LevelArgument};
+use super::context::Context;
+use super::exit_code::ExitCode;
+use super::failure::{Failure, findings_json, lines_of};
+use super::format_text::{bytes, millis, name};
+use super::report::Report;
+use super::selection::select;
+use crate::backend::LocalBackend;
+use crate::backup::BackupRequest;
+use crate::config::{FULL_EVERY, parse_duration};
+use crate::flow::{PublishRequest, Published, prove_and_publish};
+use crate::format::{Level, Manifest, NoteReason, Severity, SnapshotKind, SourceRecord};
+use crate::progress::Progress;
+use crate::source::{CaptureOptions, SourceSpec};
+use crate::validate::Depth;
+use serde_json::{Map, Value, json};
+use std::time::Instant;
+
+/// What a tag may consist of.
+const MAX_TAG: usize = 100;
+
+/// Every key of the JSON document.
+pub fn skeleton() -> Value {
+    json!({
+        "stamp": null, "backup_root": null, "manifest": null, "valid": null, "errors": [], "findings": [], "sources": {},
+        "writer_pause_ms": 0, "new_bytes": 0, "stored_bytes": 0, "metadata_bytes": 0, "unreferenced_bytes": 0,
+        "duration_ms": 0,
+    })
+}
+
+/// Takes the snapshot.
+pub fn run(context: &Context, arguments: &args::Backup, progress: &dyn Progress) -> Result<Report, Failure> {
+    let started = Instant::now();
+    let sources = select(context, arguments)?;
+    if arguments.dry_run {
+        return Ok(dry_run(&sources));
+    }
+    let request = request(context, arguments, sources)?;
+    let repository = context.open()?;
+    LocalBackend::new(context.repository_path()?).remove_stale_temporaries();
+    let published = prove_and_publish(&repository, &request, progress).map_err(|error| {
+        let mut failure = Failure::from(error);
+        failure.keys.insert("duration_ms".into(), json!(started.elapsed().as_millis() as u64));
+        failure
+    })?;
+    let root = context.repository_path()?.join("snapshots").join(published.manifest.stamp.to_string());
+    Ok(report(&published, &root.display().to_string(), started.elapsed().as_millis() as u64))
+}
+
+fn request(
+    context: &Context,
+    arguments: &args::Backup,
+    sources: Vec<SourceSpec>,
+) -> Result<PublishRequest, Failure> {
+    if let Some(tag) = arguments.tags.iter().find(|tag| tag.is_empty() || tag.len() > MAX_TAG) {
+        return Err(Failure::usage(format!("--tag {tag:?}: one to {MAX_TAG} bytes")));
+    }
+    let lock_wait = parse_duration(&arguments.lock_wait).map_err(Failure::usage)?;
+    let options = CaptureOptions {
+        cold: arguments.cold,
+        lock_wait,
+        temporary_directory: context.temporary_directory()?,
+    };
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let backup = BackupRequest {
+        sources,
+        profile: context.profile.clone(),
+        host: host.trim().to_owned(),
+        tool: format!("icecore {}", env!("CARGO_PKG_VERSION")),
+        kind: SnapshotKind::Backup,
+        tags: arguments.tags.clone(),
+        options,
+        repository_path: Some(context.repository_path()?),
+    };
+    let full_every = context.config.as_ref().map_or(FULL_EVERY, |config| config.full_every);
+    let depth = match arguments.validate {
+        Some(LevelArgument::Quick) => Depth::Exactly(Level::Quick),
+        Some(LevelArgument::Full) => Depth::Exactly(Level::Full),
+        None => Depth::FullEvery(full_every),
+    };
+    Ok(PublishRequest { backup, depth, patience: context.patience()?, reread: arguments.reread })
+}
+
+fn dry_run(sources: &[SourceSpec]) -> Report {
+    let mut keys = Map::new();
+    let mut lines = Vec::new();
+    for source in sources {
+        let exists = source.path.exists();
+        let state = if exists {
+            ""
+        } else if source.optional {
+            "  (missing, optional)"
+        } else {
+            "  MISSING"
+        };
+        lines.push(format!("{:<16} {:<7} {}{state}", source.name, source.kind.name(), source.path.display()));
+        let described = json!({
+            "kind": source.kind.name(), "path": source.path.display().to_string(), "exists": exists,
+            "files": null, "bytes": null, "consistency": null, "writer_pause_ms": null, "validated": null,
+        });
+        keys.insert(source.name.clone(), described);
+    }
+    lines.push("nothing was read or stored".into());
+    Report::done(json!({ "sources": keys }), lines)
+}
+
+/// How a source was proven, in one word.
+pub fn validated(source: &SourceRecord) -> Value {
+    source.proof.as_ref().map_or(Value::Null, |proof| {
+        json!(if proof.inherited_from.is_some() { "inherited" } else { proof.level.name() })
+    })
+}
+
+fn report(published: &Published, backup_root: &str, duration_ms: u64) -> Report {
+    let Published { manifest, manifest_id, findings, warnings } = published;
+    let sources: Map<String, Value> =
+        manifest.sources.iter().map(|source| (source.name.clone(), source_json(source))).collect();
+    let mut keys = findings_json(findings);
+    let more = json!({
+        "stamp": manifest.stamp.to_string(),
+        "backup_root": backup_root,
+        "manifest": manifest_id.hex(),
+        "valid": manifest.is_valid(),
+        "sources": sources,
+        "writer_pause_ms": manifest.sources.iter().map(|source| source.writer_pause_ms).max().unwrap_or(0),
+        "new_bytes": manifest.new_bytes,
+        "stored_bytes": manifest.stored_bytes,
+        "metadata_bytes": manifest.metadata_bytes,
+        "duration_ms": duration_ms,
+    });
+    if let Value::Object(more) = more {
+        keys.extend(more);
+    }
+    let mut warnings = warnings.clone();
+    warnings.extend(unreadable(manifest));
+    warnings.extend(lines_of(findings).into_iter().filter(|line| line.starts_with("warning")));
+    let incomplete = manifest.sources.iter().any(is_incomplete);
+    let mut report = Report::done(Value::Object(keys), lines(manifest, duration_ms));
+    report.warnings = warnings;
+    if incomplete {
+        report.exit = ExitCode::Incomplete;
+    }
+    report
+}
+
+fn is_incomplete(source: &SourceRecord) -> bool {
+    source.notes.iter().any(|note| note.reason == NoteReason::Unreadable)
+}
+
+fn unreadable(manifest: &Manifest) -> Vec<String> {
+    let notes =
+        manifest.sources.iter().flat_map(|source| source.notes.iter().map(move |note| (source, note)));
+    let failed = notes.filter(|(_, note)| note.reason == NoteReason::Unreadable);
+    failed.map(|(source, note)| format!("{}/{}: {}", source.name, name(&note.path), note.detail)).collect()
+}
+
+fn source_json(source: &SourceRecord) -> Value {
+    let bad = source
+        .proof
+        .iter()
+        .flat_map(|proof| &proof.findings)
+        .any(|finding| finding.severity == Severity::Error);
+    json!({
+        "kind": source.kind.name(),
+        "path": String::from_utf8_lossy(&source.path),
+        "exists": source.root.is_some(),
+        "files": source.counts.files,
+        "unchanged_files": source.counts.unchanged_files,
+        "bytes": source.counts.bytes,
+        "consistency": source.consistency.name(),
+        "writer_pause_ms": source.writer_pause_ms,
+        "validated": validated(source),
+        "valid": !bad,
+        "parent": source.parent.map(|stamp| stamp.to_string()),
+    })
+}
+
+fn lines(manifest: &Manifest, duration_ms: u64) -> Vec<String> {
+    let mut lines: Vec<String> = manifest
+        .sources
+        .iter()
+        .map(|source| {
+            if source.root.is_none() {
+                return format!("{:<16} {:<7} missing (optional)", source.name, source.kind.name());
+            }
+            let pause = if source.writer_pause_ms > 0 {
+                format!(", writers waited {}", millis(source.writer_pause_ms))
+            } else {
+                String::new()
+            };
+            format!(
+                "{:<16} {:<7} {} file(s), {}, {}{pause}, validated: {}",
+                source.name,
+                source.kind.name(),
+                source.counts.files,
+                bytes(source.counts.bytes),
+                source.consistency.name(),
+                validated(source).as_str().unwrap_or("no")
+            )
+        })
+        .collect();
+    lines.push(format!(
+        "{} new, {} stored, {} metadata, {}",
+        bytes(manifest.new_bytes),
+        bytes(manifest.stored_bytes),
+        bytes(manifest.metadata_bytes),
+        millis(duration_ms)
+    ));
+    lines.push(format!("snapshot {} saved", manifest.stamp));
+    lines
+}

@@ -1,0 +1,141 @@
+//! Where things are: config, repository, cache and scratch directories.
+
+use super::args::Global;
+use super::failure::Failure;
+use crate::backend::LocalBackend;
+use crate::config::{Config, check_profile, parse_duration};
+use crate::repository::{IndexOptions, Repository};
+use std::env;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that flags, environment and config say, put together.
+pub struct Context {
+    pub global: Global,
+    pub config: Option<Config>,
+    pub profile: String,
+    /// Said with the verb's own warnings.
+    pub warnings: Vec<String>,
+}
+
+impl Context {
+    /// Finds and reads the config.
+    pub fn new(global: Global) -> Result<Self, Failure> {
+        let mut warnings = Vec::new();
+        let config_path = find_config(&global, &mut warnings);
+        let config = config_path.as_deref().map(Config::read).transpose()?;
+        let of_config = || config.as_ref().map(|config| config.profile.clone());
+        let profile = global.profile.clone().or_else(of_config).unwrap_or_else(|| "default".into());
+        check_profile(&profile).map_err(Failure::usage)?;
+        Ok(Self { global, config, profile, warnings })
+    }
+
+    /// Where the repository is.
+    pub fn repository_path(&self) -> Result<PathBuf, Failure> {
+        let of_config = || self.config.as_ref().and_then(|config| config.repository.clone());
+        let location = self.global.repo.clone().or_else(of_config).ok_or_else(|| {
+            Failure::usage("which repository?")
+                .hint("name it with -r PATH, in ICECORE_REPOSITORY, or as `repository` in icecore.toml")
+        })?;
+        if location.is_empty() {
+            return Err(
+                Failure::usage("the repository's path is empty").hint("is the variable that holds it set?")
+            );
+        }
+        match location.split_once("://") {
+            None => std::path::absolute(&location).map_err(|error| Failure::usage(error.to_string())),
+            Some(("file", path)) => Ok(PathBuf::from(path)),
+            Some((scheme, _)) => Err(Failure::usage(format!("this version has no {scheme}:// repositories"))
+                .hint("use a local directory; a copy by rsync -a is a repository too")),
+        }
+    }
+
+    /// Opens the repository.
+    pub fn open(&self) -> Result<Repository, Failure> {
+        let path = self.repository_path()?;
+        let options = IndexOptions {
+            cache_directory: self.cache_directory(),
+            memory_limit_bytes: self.global.index_memory.saturating_mul(1 << 20),
+        };
+        let backend = LocalBackend::new(&path);
+        Ok(Repository::open(Arc::new(backend), options)?)
+    }
+
+    /// The first of these that is set: flag or environment, XDG, HOME, and for root without HOME (cron) the system's.
+    fn cache_directory(&self) -> Option<PathBuf> {
+        let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        self.global
+            .cache_dir
+            .clone()
+            .or_else(|| absolute("XDG_CACHE_HOME").map(|path| path.join("icecore")))
+            .or_else(|| absolute("HOME").map(|path| path.join(".cache/icecore")))
+            .or_else(|| (effective_user() == Some(0)).then(|| PathBuf::from("/var/cache/icecore")))
+    }
+
+    /// A writable place for scratch copies: what was asked for, else the first of the usual ones, else the repository's
+    /// own `tmp/` (a one-shot container may have nothing else).
+    pub fn temporary_directory(&self) -> Result<PathBuf, Failure> {
+        if let Some(asked) = &self.global.temp_dir {
+            return if is_writable(asked) {
+                Ok(asked.clone())
+            } else {
+                Err(Failure::usage(format!("cannot write into {}", asked.display()))
+                    .at(asked)
+                    .hint("--temp-dir (or ICECORE_TEMP_DIR) must name an existing, writable directory"))
+            };
+        }
+        let usual = [env::var_os("TMPDIR").map(PathBuf::from), Some("/tmp".into()), Some("/var/tmp".into())];
+        let own = self.repository_path().ok().map(|path| path.join("tmp"));
+        let found = usual.into_iter().chain([own]).flatten().find(|path| is_writable(path));
+        found.ok_or_else(|| {
+            Failure::usage("there is no writable directory for scratch copies")
+                .hint("name one with --temp-dir")
+        })
+    }
+
+    /// `--retry-lock`.
+    pub fn patience(&self) -> Result<Duration, Failure> {
+        parse_duration(&self.global.retry_lock).map_err(Failure::usage)
+    }
+}
+
+fn is_writable(path: &Path) -> bool {
+    tempfile::Builder::new().prefix("icecore-").tempfile_in(path).is_ok()
+}
+
+fn find_config(global: &Global, warnings: &mut Vec<String>) -> Option<PathBuf> {
+    if let Some(named) = &global.config {
+        return Some(named.clone());
+    }
+    let here = PathBuf::from("icecore.toml");
+    if here.is_file() {
+        if is_safely_owned(&here) {
+            return Some(here);
+        }
+        warnings.push(
+            "./icecore.toml is ignored: it belongs to another user, or others may write it; name it with -c"
+                .into(),
+        );
+    }
+    let home = env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+    let places = home.map(|home| home.join("icecore/icecore.toml")).into_iter();
+    places.chain([PathBuf::from("/etc/icecore/icecore.toml")]).find(|path| path.is_file())
+}
+
+/// Who this process acts as: the owner of its own entry in /proc.
+fn effective_user() -> Option<u32> {
+    std::fs::metadata("/proc/self").ok().map(|metadata| metadata.uid())
+}
+
+/// A config decides what is read as this user: only this user or root may have written it.
+fn is_safely_owned(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| {
+        let owner = metadata.uid();
+        let trusted = owner == 0 || Some(owner) == effective_user();
+        trusted && metadata.permissions().mode() & 0o022 == 0
+    })
+}

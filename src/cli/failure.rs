@@ -1,0 +1,317 @@
+//! Every error as a person and a script see it: code, message, path, what to do next, exit code.
+
+use super::exit_code::ExitCode;
+use crate::backend::{BackendError, ErrorKind};
+use crate::backup::BackupError;
+use crate::catalog::NotFound;
+use crate::config::ConfigError;
+use crate::flow::FlowError;
+use crate::format::{Finding, Severity};
+use crate::repository::RepositoryError;
+use crate::restore::RestoreError;
+use crate::source::CaptureError;
+use crate::stamp::Stamp;
+use serde_json::{Map, Value, json};
+use std::io;
+use std::path::Path;
+
+/// How many stamps an error names.
+const STAMPS: usize = 8;
+
+/// A verb that did not do what it was asked to.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: ExitCode,
+    pub code: &'static str,
+    pub message: String,
+    pub path: Option<String>,
+    pub hint: Option<String>,
+    /// Lines for a person; a script finds the same in `keys`.
+    pub details: Vec<String>,
+    pub keys: Map<String, Value>,
+    pub warnings: Vec<String>,
+}
+
+impl Failure {
+    /// A failure with a message.
+    pub fn new(exit: ExitCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            code,
+            message: message.into(),
+            path: None,
+            hint: None,
+            details: Vec::new(),
+            keys: Map::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What was typed makes no sense.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Usage, "usage", message)
+    }
+
+    /// The file it is about.
+    pub fn at(mut self, path: &Path) -> Self {
+        self.path = Some(path.display().to_string());
+        self
+    }
+
+    /// What to do next.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// As the JSON document's `error`.
+    pub fn json(&self) -> Value {
+        json!({ "code": self.code, "message": self.message, "path": self.path, "hint": self.hint })
+    }
+}
+
+fn listed(stamps: &[Stamp]) -> String {
+    let newest: Vec<String> = stamps.iter().rev().take(STAMPS).map(Stamp::to_string).collect();
+    match newest.len() {
+        0 => "the repository holds no snapshots".into(),
+        count if count < stamps.len() => {
+            format!("the newest are {} ({} in all; see `icecore list`)", newest.join(", "), stamps.len())
+        }
+        _ => format!("there are {}", newest.join(", ")),
+    }
+}
+
+impl From<NotFound> for Failure {
+    fn from(error: NotFound) -> Self {
+        let message = error.to_string();
+        match error {
+            NotFound::NotAStamp { .. } => Self::usage(message).hint("see `icecore list` for stamps"),
+            NotFound::NoSuchStamp { known, .. } => {
+                Self::new(ExitCode::NoSnapshot, "no_such_snapshot", message).hint(listed(&known))
+            }
+            NotFound::NoLatest { known, .. } => {
+                Self::new(ExitCode::NoSnapshot, "no_such_snapshot", message).hint(listed(&known))
+            }
+            NotFound::NoSource { .. } => Self::new(ExitCode::NoSnapshot, "no_such_source", message)
+                .hint("`icecore list --having NAME` shows the snapshots that hold a source"),
+            NotFound::NoPath { stamp, .. } => Self::new(ExitCode::NoSnapshot, "no_such_path", message)
+                .hint(format!("`icecore ls {stamp} NAME` shows what is there")),
+        }
+    }
+}
+
+impl From<BackendError> for Failure {
+    fn from(error: BackendError) -> Self {
+        let path = error.path.clone();
+        let failure = match error.kind {
+            ErrorKind::NoSpace => {
+                Self::new(ExitCode::NoSpace, "no_space", format!("{error}; nothing was published"))
+                    .hint("free some space and run again: what was stored already is not stored twice")
+            }
+            ErrorKind::Denied => Self::new(ExitCode::Unexpected, "permission_denied", error.to_string())
+                .hint("run as the user who owns the repository, or mount it writable"),
+            _ => Self::new(ExitCode::Unexpected, "repository_io", error.to_string()),
+        };
+        failure.at(Path::new(&path))
+    }
+}
+
+impl From<RepositoryError> for Failure {
+    fn from(error: RepositoryError) -> Self {
+        let message = error.to_string();
+        match error {
+            RepositoryError::Absent { location } => {
+                Self::new(ExitCode::NoRepository, "no_repository", message).at(Path::new(&location)).hint(
+                    "is the disk mounted? `icecore init` makes a repository; `backup` never does, so that an unmounted \
+                     disk is noticed",
+                )
+            }
+            RepositoryError::NotARepository { location, .. } => {
+                Self::new(ExitCode::NoRepository, "not_a_repository", message).at(Path::new(&location))
+            }
+            RepositoryError::Unsupported { location, .. } => {
+                Self::new(ExitCode::NoRepository, "repository_unsupported", message)
+                    .at(Path::new(&location))
+                    .hint("nothing was read or changed")
+            }
+            RepositoryError::AlreadyThere { location } => {
+                Self::new(ExitCode::Unexpected, "repository_exists", message)
+                    .at(Path::new(&location))
+                    .hint("use it as it is; with --if-missing this is no error")
+            }
+            RepositoryError::NotEmpty { location } => {
+                Self::new(ExitCode::Unexpected, "not_empty", message)
+                    .at(Path::new(&location))
+                    .hint("choose an empty or new directory; nothing was changed")
+            }
+            RepositoryError::Damaged { ref file, .. } => {
+                let path = file.clone();
+                Self::new(ExitCode::Damaged, "repository_damaged", message)
+                    .at(Path::new(&path))
+                    .hint("`icecore validate --all` tells which snapshots are affected; the file was left as it is")
+            }
+            RepositoryError::MissingChunk { .. } => Self::new(ExitCode::Damaged, "chunk_missing", message).hint(
+                "a pack is missing; `icecore validate --all` tells which snapshots are affected, and \
+                 `icecore backup --reread` stores again what the source still has",
+            ),
+            RepositoryError::NoSnapshot { .. } => Self::new(ExitCode::NoSnapshot, "no_such_snapshot", message),
+            RepositoryError::Busy { .. } => {
+                Self::new(ExitCode::Busy, "busy", message).hint("it is left alone; --retry-lock 5m waits for it")
+            }
+            RepositoryError::Scratch { ref directory, ref source } => {
+                let full = source.kind() == io::ErrorKind::StorageFull;
+                let exit = if full { ExitCode::NoSpace } else { ExitCode::Unexpected };
+                let path = directory.clone();
+                Self::new(exit, "scratch_failed", message)
+                    .at(&path)
+                    .hint("--temp-dir or ICECORE_TEMP_DIR names another place for scratch copies; nothing was published")
+            }
+            RepositoryError::Interrupted => interrupted(),
+            RepositoryError::Backend(error) => error.into(),
+        }
+    }
+}
+
+/// The signal's own number is put in by `run`, which knows it.
+fn interrupted() -> Failure {
+    Failure::new(ExitCode::Signal(2), "interrupted", "interrupted; nothing was published")
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        let message = error.to_string();
+        match error {
+            BackupError::Repository(error) => error.into(),
+            BackupError::Interrupted => interrupted(),
+            BackupError::Overlap { path, .. } => Self::usage(message)
+                .at(&path)
+                .hint("put the repository outside everything that is backed up, best on another disk"),
+            BackupError::Source { source, .. } => from_capture(message, &source),
+        }
+    }
+}
+
+fn from_capture(message: String, error: &CaptureError) -> Failure {
+    let failure = |exit, code, path: &Path| Failure::new(exit, code, &message).at(path);
+    match error {
+        CaptureError::Missing { path } => failure(ExitCode::Unexpected, "source_missing", path)
+            .hint("is its volume mounted? A source that may be missing is marked `optional = true`; nothing was published"),
+        CaptureError::WrongKind { path, .. } => {
+            failure(ExitCode::Usage, "wrong_kind", path).hint("--kind NAME=tree takes whatever it is, byte for byte")
+        }
+        CaptureError::Io { path, source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            failure(ExitCode::NoSpace, "no_space", path).hint("--temp-dir names another place for scratch copies")
+        }
+        CaptureError::Io { path, .. } | CaptureError::Unusable { path, .. } => {
+            failure(ExitCode::Unexpected, "source_unreadable", path).hint("nothing was published, the source is as it was")
+        }
+        CaptureError::Busy { path, .. } => failure(ExitCode::KeptChanging, "source_busy", path).hint(
+            "nothing was published. Choices: try at a quieter time, stop the service and use --cold, or end the \
+             transaction that is open",
+        ),
+        CaptureError::KeptChanging { path, .. } => failure(ExitCode::KeptChanging, "source_kept_changing", path)
+            .hint("nothing was published; try at a quieter time, or stop the service and use --cold"),
+        CaptureError::InvalidJson { path, .. } => failure(ExitCode::Invalid, "source_invalid_json", path)
+            .hint("nothing was published; --kind NAME=tree takes the file as it is"),
+        CaptureError::BadPattern { .. } => Failure::usage(message),
+        CaptureError::Interrupted => interrupted(),
+        CaptureError::Reading(_) | CaptureError::Record(_) => {
+            Failure::new(ExitCode::Unexpected, "source_unreadable", message)
+        }
+    }
+}
+
+impl From<FlowError> for Failure {
+    fn from(error: FlowError) -> Self {
+        let message = error.to_string();
+        match error {
+            FlowError::Backup(error) => error.into(),
+            FlowError::Repository(error) => error.into(),
+            FlowError::Invalid { findings, damaged, .. } => {
+                let exit = if damaged { ExitCode::Damaged } else { ExitCode::Invalid };
+                let mut failure = Self::new(exit, "snapshot_invalid", message);
+                failure.hint = Some(if damaged {
+                    "earlier snapshots refer to stored data that is damaged or gone; `icecore backup --reread` stores \
+                     again what is missing"
+                        .into()
+                } else {
+                    "the source itself is most likely broken: check it with its own tools; earlier snapshots are intact".into()
+                });
+                failure.details = lines_of(&findings);
+                failure.keys = findings_json(&findings);
+                failure.keys.insert("valid".into(), json!(false));
+                failure
+            }
+        }
+    }
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        let message = format!("the restore is incomplete: {error}");
+        match error {
+            RestoreError::Repository(
+                error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }),
+            ) => {
+                let mut failure = Self::from(error);
+                failure.message = message;
+                failure
+            }
+            RestoreError::Repository(error) => error.into(),
+            RestoreError::Interrupted => {
+                Self { message: "interrupted; the restore is incomplete".into(), ..interrupted() }
+                    .hint("run the same restore again")
+            }
+            RestoreError::NotEmpty { path } => Self::usage(format!("{} is not empty", path.display()))
+                .at(&path)
+                .hint("nothing was written; name another --target"),
+            RestoreError::Io { ref path, ref source, .. } => {
+                let full = source.kind() == io::ErrorKind::StorageFull;
+                let exit = if full { ExitCode::NoSpace } else { ExitCode::RestoreIncomplete };
+                let path = path.clone();
+                Self::new(exit, "restore_incomplete", message)
+                    .at(&path)
+                    .hint("mend the cause and run the same restore again")
+            }
+            RestoreError::MountPoint { ref path, .. } => {
+                let path = path.clone();
+                Self::new(ExitCode::RestoreIncomplete, "restore_incomplete", message)
+                    .at(&path)
+                    .hint("unmount it, or restore with --map")
+            }
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let message = error.to_string();
+        let (ConfigError::Unreadable { path, .. } | ConfigError::Invalid { path, .. }) = error;
+        Self::new(ExitCode::Usage, "config_invalid", message).at(&path)
+    }
+}
+
+/// Findings as a person reads them.
+pub fn lines_of(findings: &[Finding]) -> Vec<String> {
+    findings
+        .iter()
+        .map(|finding| {
+            let severity = if finding.severity == Severity::Error { "error" } else { "warning" };
+            let place = if finding.path.is_empty() { String::new() } else { format!(" {}", finding.path) };
+            format!("{severity}: {}{place}: {}", finding.code, finding.detail)
+        })
+        .collect()
+}
+
+/// The keys `errors` and `findings`.
+pub fn findings_json(findings: &[Finding]) -> Map<String, Value> {
+    let errors: Vec<&str> = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .map(|finding| finding.code.as_str())
+        .collect();
+    let mut keys = Map::new();
+    keys.insert("errors".into(), json!(errors));
+    keys.insert("findings".into(), json!(findings));
+    keys
+}

@@ -1,0 +1,56 @@
+//! `forget`, `pin`, `unpin`: which snapshots stay.
+
+use super::args;
+use super::context::Context;
+use super::failure::Failure;
+use super::report::Report;
+use crate::catalog::find;
+use crate::repository::Snapshot;
+use serde_json::json;
+
+/// Removes snapshots' names and manifests. All stamps are looked up before the first is removed.
+pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Failure> {
+    let repository = context.open()?;
+    let snapshots = repository.snapshots()?;
+    let wanted: Vec<&Snapshot> = arguments
+        .stamps
+        .iter()
+        .map(|stamp| {
+            if stamp == "latest" {
+                return Err(Failure::usage(
+                    "forget needs stamps: `latest` means another snapshot afterwards",
+                ));
+            }
+            Ok(find(&snapshots, stamp, &context.profile, None)?)
+        })
+        .collect::<Result<_, _>>()?;
+    if let Some(pinned) = wanted.iter().find(|snapshot| snapshot.pinned) {
+        let message = format!("snapshot {} is pinned", pinned.stamp);
+        return Err(Failure::usage(message).hint("nothing was forgotten; `icecore unpin` it first"));
+    }
+    let mut lines = Vec::new();
+    for snapshot in &wanted {
+        repository.forget(snapshot)?;
+        lines.push(format!("snapshot {} forgotten", snapshot.stamp));
+    }
+    let stamps: Vec<String> = wanted.iter().map(|snapshot| snapshot.stamp.to_string()).collect();
+    Ok(Report::done(json!({ "forgotten": stamps }), lines))
+}
+
+/// Pins or unpins snapshots.
+pub fn pin(context: &Context, arguments: &args::Pin, pinned: bool) -> Result<Report, Failure> {
+    let repository = context.open()?;
+    let snapshots = repository.snapshots()?;
+    let wanted: Vec<&Snapshot> = arguments
+        .stamps
+        .iter()
+        .map(|stamp| find(&snapshots, stamp, &context.profile, None))
+        .collect::<Result<_, _>>()?;
+    for snapshot in &wanted {
+        repository.set_pinned(snapshot.stamp, pinned)?;
+    }
+    let word = if pinned { "pinned" } else { "unpinned" };
+    let lines = wanted.iter().map(|snapshot| format!("snapshot {} {word}", snapshot.stamp)).collect();
+    let stamps: Vec<String> = wanted.iter().map(|snapshot| snapshot.stamp.to_string()).collect();
+    Ok(Report::done(json!({ "stamps": stamps, "pinned": pinned }), lines))
+}

@@ -1,0 +1,118 @@
+//! Which sources a backup takes: the config's or the paths given, on-demand ones or not.
+
+use super::args;
+use super::context::Context;
+use super::failure::Failure;
+use crate::config::check_name;
+use crate::format::SourceKind;
+use crate::source::{SourceSpec, SqliteInTree, detect_kind};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The sources that the arguments mean.
+pub fn select(context: &Context, arguments: &args::Backup) -> Result<Vec<SourceSpec>, Failure> {
+    let kinds = parse_kinds(&arguments.kinds)?;
+    let mut sources = if arguments.paths.is_empty() {
+        configured(context, arguments)?
+    } else {
+        given(&arguments.paths, arguments)?
+    };
+    for (name, kind) in kinds {
+        let source = sources.iter_mut().find(|source| source.name == name);
+        source
+            .ok_or_else(|| Failure::usage(format!("--kind {name}=…: no source {name:?} in this backup")))?
+            .kind = kind;
+    }
+    if arguments.no_chroma {
+        sources.retain(|source| source.kind != SourceKind::Chroma);
+    }
+    if sources.is_empty() {
+        return Err(Failure::usage("nothing to back up").hint(
+            "name paths, as in `icecore backup db=/srv/app/app.db`, or sources in icecore.toml (see `icecore init --help`)",
+        ));
+    }
+    Ok(sources)
+}
+
+fn configured(context: &Context, arguments: &args::Backup) -> Result<Vec<SourceSpec>, Failure> {
+    let all = context.config.as_ref().map(|config| config.sources.as_slice()).unwrap_or_default();
+    for name in arguments.with_source.iter().chain(&arguments.only).chain(&arguments.without) {
+        if !all.iter().any(|source| source.spec.name == *name) {
+            let names: Vec<&str> = all.iter().map(|source| source.spec.name.as_str()).collect();
+            return Err(Failure::usage(format!(
+                "the config has no source {name:?}; it has {}",
+                names.join(", ")
+            )));
+        }
+    }
+    let wanted = all.iter().filter(|source| {
+        let name = &source.spec.name;
+        let demanded = arguments.with_source.contains(name)
+            || (arguments.chroma && source.spec.kind == SourceKind::Chroma);
+        let chosen = if arguments.only.is_empty() {
+            !source.on_demand || demanded
+        } else {
+            arguments.only.contains(name) || demanded
+        };
+        chosen && !arguments.without.contains(name)
+    });
+    Ok(wanted.map(|source| source.spec.clone()).collect())
+}
+
+fn given(paths: &[String], arguments: &args::Backup) -> Result<Vec<SourceSpec>, Failure> {
+    if !arguments.with_source.is_empty() || !arguments.only.is_empty() || !arguments.without.is_empty() {
+        return Err(Failure::usage(
+            "--with, --only and --without choose among the config's sources; paths were given instead",
+        ));
+    }
+    let mut sources: Vec<SourceSpec> = Vec::new();
+    for text in paths {
+        let (name, path) = match text.split_once('=') {
+            Some((name, path)) if check_name(name).is_ok() => (name.to_owned(), PathBuf::from(path)),
+            Some((name, _)) if !text.starts_with('/') && !PathBuf::from(text).exists() => {
+                return Err(Failure::usage(check_name(name).err().unwrap_or_default()));
+            }
+            _ => (name_of(text), PathBuf::from(text)),
+        };
+        if sources.iter().any(|source| source.name == name) {
+            return Err(Failure::usage(format!(
+                "two sources are called {name:?}; name them, as in NAME=PATH"
+            )));
+        }
+        let path =
+            std::path::absolute(&path).map_err(|error| Failure::usage(format!("{text:?}: {error}")))?;
+        let kind = detect_kind(&path);
+        let (exclude, sqlite) = (arguments.exclude.clone(), SqliteInTree::Hold);
+        sources.push(SourceSpec { name, kind, path, optional: false, exclude, sqlite });
+    }
+    Ok(sources)
+}
+
+/// A source name from a path: the file name without its extension, with `_` for what a name can't have.
+pub fn name_of(path: &str) -> String {
+    let stem = std::path::Path::new(path).file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
+    let clean: String = stem
+        .unwrap_or_default()
+        .chars()
+        .map(|letter| if letter.is_ascii_lowercase() || letter.is_ascii_digit() { letter } else { '_' })
+        .collect();
+    let name = clean.trim_matches('_');
+    if name.starts_with(|first: char| first.is_ascii_lowercase()) {
+        name.to_owned()
+    } else {
+        format!("source_{name}").trim_end_matches('_').to_owned()
+    }
+}
+
+fn parse_kinds(kinds: &[String]) -> Result<BTreeMap<String, SourceKind>, Failure> {
+    let parse = |text: &String| {
+        let parsed =
+            text.split_once('=').and_then(|(name, kind)| Some((name.to_owned(), SourceKind::parse(kind)?)));
+        parsed.ok_or_else(|| {
+            Failure::usage(format!(
+                "--kind {text}: write NAME=KIND, where KIND is chroma, sqlite, json or tree"
+            ))
+        })
+    };
+    kinds.iter().map(parse).collect()
+}

@@ -1,0 +1,94 @@
+//! `status`: how fresh the backups are.
+
+use super::args;
+use super::context::Context;
+use super::exit_code::ExitCode;
+use super::failure::Failure;
+use super::list::notes;
+use super::report::Report;
+use crate::catalog::latest;
+use crate::config::parse_duration;
+use crate::format::SnapshotKind;
+use crate::stamp::{Stamp, now_nanos};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+
+/// Every key of the JSON document.
+pub fn skeleton() -> Value {
+    json!({ "repository": null, "profile": null, "snapshots": 0, "latest": null, "age_s": null, "sources": {} })
+}
+
+/// Reports each source's newest valid snapshot.
+pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failure> {
+    let limit = arguments.max_age.as_deref().map(parse_duration).transpose().map_err(Failure::usage)?;
+    let repository = context.open()?;
+    let snapshots = repository.snapshots()?;
+    let now = Stamp::from_nanos(now_nanos());
+    let age = |stamp: Stamp| (now.unix() - stamp.unix()).max(0);
+    let own = snapshots.list.iter().filter(|snapshot| snapshot.manifest.profile == context.profile);
+    let own: Vec<_> = own.filter(|snapshot| snapshot.manifest.kind == SnapshotKind::Backup).collect();
+    let mut names: BTreeSet<String> = own
+        .iter()
+        .flat_map(|snapshot| &snapshot.manifest.sources)
+        .map(|source| source.name.clone())
+        .collect();
+    let demanded: BTreeSet<String> = context
+        .config
+        .iter()
+        .flat_map(|config| &config.sources)
+        .filter(|source| source.on_demand || source.spec.optional)
+        .map(|source| source.spec.name.clone())
+        .collect();
+    names.extend(
+        context.config.iter().flat_map(|config| &config.sources).map(|source| source.spec.name.clone()),
+    );
+    let mut lines = vec![format!("{} snapshot(s) of profile {}", own.len(), context.profile)];
+    let (mut sources, mut stale) = (Map::new(), Vec::new());
+    for name in names {
+        let newest = latest(&snapshots, &context.profile, Some(&name)).map(|snapshot| snapshot.stamp);
+        let too_old =
+            limit.is_some_and(|limit| newest.is_none_or(|stamp| age(stamp) as u64 > limit.as_secs()));
+        if too_old && !demanded.contains(&name) {
+            stale.push(name.clone());
+        }
+        let shown = newest
+            .map_or_else(|| "never".to_owned(), |stamp| format!("{stamp}, {} ago", duration(age(stamp))));
+        lines.push(format!("{name:<16} {shown}{}", if too_old { "  TOO OLD" } else { "" }));
+        sources.insert(name, json!({ "latest": newest.map(|stamp| stamp.to_string()), "age_s": newest.map(age), "too_old": too_old }));
+    }
+    let newest = latest(&snapshots, &context.profile, None).map(|snapshot| snapshot.stamp);
+    let keys = json!({
+        "repository": context.repository_path()?.display().to_string(),
+        "profile": context.profile,
+        "snapshots": own.len(),
+        "latest": newest.map(|stamp| stamp.to_string()),
+        "age_s": newest.map(age),
+        "sources": sources,
+    });
+    let too_old = limit.is_some() && (newest.is_none() || !stale.is_empty());
+    if too_old {
+        let what = if stale.is_empty() {
+            "there is no valid snapshot".to_owned()
+        } else {
+            format!("too old: {}", stale.join(", "))
+        };
+        let mut failure = Failure::new(ExitCode::NoSnapshot, "too_old", what)
+            .hint("look at the last backup's output, or run one now");
+        if let Value::Object(keys) = keys {
+            failure.keys = keys;
+        }
+        return Err(failure);
+    }
+    let mut report = Report::done(keys, lines);
+    report.warnings = notes(&snapshots);
+    Ok(report)
+}
+
+fn duration(seconds: i64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
