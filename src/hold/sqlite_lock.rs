@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// A range of lock bytes.
 #[derive(Clone, Copy)]
@@ -29,6 +30,10 @@ const SHARED: Range = Range { start: 0x4000_0002, len: 510 };
 const CHECKPOINT: Range = Range { start: 121, len: 1 };
 const LAST_READER: Range = Range { start: 127, len: 1 };
 const ALIVE: Range = Range { start: 128, len: 1 };
+
+/// How long to look for a gap between two transactions without a pause, and the pauses between.
+const BURST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 fn lock_of(kind: i32, range: Range) -> libc::flock {
     libc::flock {
@@ -116,31 +121,65 @@ pub enum Attempt {
 impl SqliteHold {
     /// Tries to hold the database at `path` without waiting. Everything is given back when the hold is dropped.
     pub fn attempt(path: &Path) -> io::Result<Attempt> {
-        let database = open_file(path)?;
+        Self::attempt_opened(open_file(path)?, path)
+    }
+
+    /// As `attempt`, but goes on trying for `patience`. A writer that begins its next transaction as soon as one ends
+    /// leaves gaps of microseconds, so the wait is done in short bursts of looking (which takes no lock and hinders
+    /// nobody) with pauses between them.
+    pub fn wait(path: &Path, patience: Duration) -> io::Result<Attempt> {
+        let deadline = Instant::now() + patience;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let database = open_file(path)?;
+            // Opened before the gap, not in it.
+            let ready = database.try_clone()?;
+            let mut attempt = Self::attempt_opened(ready, path)?;
+            let burst = Instant::now() + BURST;
+            while matches!(attempt, Attempt::Busy(_)) && Instant::now() < burst.min(deadline) {
+                if !is_being_written(&database)? {
+                    attempt = Self::attempt_opened(database.try_clone()?, path)?;
+                }
+            }
+            if matches!(attempt, Attempt::Held(_)) || Instant::now() >= deadline {
+                return Ok(attempt);
+            }
+            drop((attempt, database));
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn attempt_opened(database: File, path: &Path) -> io::Result<Attempt> {
         if !locks_reach(&database) {
             let wal_mode = is_wal_mode(&database)?;
             return Ok(Attempt::Held(Self::Unlocked { database, wal_mode }));
         }
         // SQLite's rule for readers: PENDING keeps new readers out while a writer waits for the last one to leave.
         if !try_read_lock(&database, PENDING)? {
-            return Ok(Attempt::Busy("a writer is about to commit"));
+            return Ok(Attempt::Busy("a writer is committing, or keeps the database in exclusive locking mode"));
         }
         let shared = try_read_lock(&database, SHARED)?;
         unlock(&database, PENDING)?;
         if !shared {
-            return Ok(Attempt::Busy(
-                "a writer is committing, or keeps the database in exclusive locking mode",
-            ));
+            return Ok(Attempt::Busy("a writer is committing, or keeps the database in exclusive locking mode"));
         }
-        if !same_file(&database, path)? {
-            return Ok(Attempt::Busy("the database file was replaced"));
+        let attempt = Self::attempt_shared(&database, path);
+        if !matches!(attempt, Ok(Attempt::Held(_))) {
+            // The description may be shared with the one that goes on waiting: a writer needs these gone to commit.
+            unlock(&database, Range { start: PENDING.start, len: 512 })?;
         }
+        attempt
+    }
+
+    fn attempt_shared(database: &File, path: &Path) -> io::Result<Attempt> {
         let sidecars = Sidecars::of(path);
-        if is_wal_mode(&database)? {
-            Self::attempt_wal(database, &sidecars)
+        let attempt = if is_wal_mode(database)? {
+            Self::attempt_wal(database.try_clone()?, &sidecars)?
         } else {
-            Self::attempt_rollback(database, &sidecars)
-        }
+            Self::attempt_rollback(database.try_clone()?, &sidecars)?
+        };
+        if same_file(database, path)? { Ok(attempt) } else { Ok(Attempt::Busy("the database file was replaced")) }
     }
 
     /// Opens the database without any lock: its operator says that nothing is running.
@@ -221,6 +260,11 @@ impl SqliteHold {
                 Self::Unlocked { wal_mode: before, .. } => wal_mode == *before,
             })
     }
+}
+
+/// Somebody holds RESERVED or PENDING; looking takes no lock.
+fn is_being_written(database: &File) -> io::Result<bool> {
+    held_elsewhere(database, libc::F_RDLCK, Range { start: PENDING.start, len: 2 })
 }
 
 fn same_file(file: &File, path: &Path) -> io::Result<bool> {

@@ -1,1 +1,19 @@
-fn main() {}
+//! Everything that needs the built program, real files or real peers.
+
+mod architecture;
+mod chroma_real;
+mod chroma_store;
+mod command_line;
+mod concurrency;
+mod damage;
+mod errors;
+mod extract;
+mod hostile_bytes;
+mod index_cache;
+mod reencode;
+mod restore_in_place;
+mod rsync;
+mod sqlite_live;
+mod support;
+mod trees;
+mod untouched;

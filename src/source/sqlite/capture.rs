@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 const SMALL_BYTES: u64 = 8 << 20;
 /// How often a database that no lock holds is read again when it changed meanwhile.
 const OPTIMISTIC_TRIES: u32 = 5;
-const RETRY_PAUSE: Duration = Duration::from_millis(5);
-const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
+const OPTIMISTIC_PAUSE: Duration = Duration::from_millis(50);
 /// As for any racy timestamp: a file touched this recently can change again without showing it.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -121,7 +120,7 @@ impl<'a> Database<'a> {
                 return Err(CaptureError::KeptChanging { path: self.path.clone(), detail });
             }
             drop(held);
-            std::thread::sleep(RETRY_PAUSE_MAX);
+            std::thread::sleep(OPTIMISTIC_PAUSE);
         }
     }
 
@@ -163,24 +162,17 @@ impl<'a> Database<'a> {
     /// Waits for a moment at which nobody writes, and holds it.
     pub fn hold(&self) -> Result<HeldDatabase<'_, 'a>, CaptureError> {
         let started = Instant::now();
-        let mut pause = RETRY_PAUSE;
         let fail = |error| CaptureError::io("lock", &self.path, error);
         if self.options.cold {
             let hold = SqliteHold::none(&self.path).map_err(fail)?;
             return Ok(HeldDatabase { database: self, hold, since: Instant::now() });
         }
-        loop {
-            let since = Instant::now();
-            let detail = match SqliteHold::attempt(&self.path).map_err(fail)? {
-                Attempt::Held(hold) => return Ok(HeldDatabase { database: self, hold, since }),
-                Attempt::Busy(detail) => detail,
-            };
-            if started.elapsed() >= self.options.lock_wait {
+        match SqliteHold::wait(&self.path, self.options.lock_wait).map_err(fail)? {
+            Attempt::Held(hold) => Ok(HeldDatabase { database: self, hold, since: Instant::now() }),
+            Attempt::Busy(detail) => {
                 let (path, waited) = (self.path.clone(), started.elapsed());
-                return Err(CaptureError::Busy { path, waited, detail: detail.to_owned() });
+                Err(CaptureError::Busy { path, waited, detail: detail.to_owned() })
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(RETRY_PAUSE_MAX);
         }
     }
 

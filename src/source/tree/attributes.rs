@@ -47,13 +47,11 @@ fn read_all(path: &Path, follow: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
     attributes
 }
 
-/// Asks for the size first, then for that many bytes; again if it grew meanwhile.
+/// Most files have few and short attributes, or none; 64 KiB is the kernel's limit for a value and for a list of names.
+const BUFFER_BYTES: [usize; 2] = [256, 64 << 10];
+
 fn sized(ask: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> Option<Vec<u8>> {
-    for _ in 0..4 {
-        let size = ask(&mut []).ok()?;
-        if size == 0 {
-            return Some(Vec::new());
-        }
+    for size in BUFFER_BYTES {
         let mut buffer = vec![0; size];
         match ask(&mut buffer) {
             Ok(size) => {

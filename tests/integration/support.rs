@@ -1,0 +1,233 @@
+//! What the tests share: scratch directories, the program, its JSON, other programs.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A scratch directory with a repository place beside the sources.
+pub struct Scratch {
+    pub directory: tempfile::TempDir,
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.directory.path().join(below)
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(&self, below: &str) -> PathBuf {
+        let path = self.path(below);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Writes a file, directories above it included.
+    pub fn file(&self, below: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(below);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        put(&path, bytes);
+        path
+    }
+
+    /// The program on this scratch directory's repository `repo`, with private cache and no config.
+    pub fn icecore(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
+        command.current_dir(self.directory.path()).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.path("home")).env("ICECORE_REPOSITORY", self.path("repo")).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs with `--json` and returns exit code and document. There must be exactly one document and an empty stderr.
+    pub fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> (i32, Value) {
+        document(self.icecore().arg("--json").args(arguments))
+    }
+
+    /// As `json`, but must end with 0.
+    pub fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
+        let (code, document) = self.json(arguments);
+        assert_eq!(code, 0, "{document:#}");
+        document
+    }
+
+    pub fn init(&self) {
+        self.ok(["init"]);
+    }
+
+    /// Takes a snapshot and returns its stamp.
+    pub fn backup(&self, arguments: &[&str]) -> String {
+        let document = self.ok(["backup"].iter().chain(arguments));
+        document["stamp"].as_str().unwrap().to_owned()
+    }
+
+    /// Files of the repository below a directory, with their sizes.
+    pub fn repository_files(&self, below: &str) -> Vec<PathBuf> {
+        files_below(&self.path("repo").join(below))
+    }
+}
+
+pub fn put(path: &Path, bytes: impl AsRef<[u8]>) {
+    #[expect(clippy::disallowed_methods, reason = "a test's own scratch file needs no durability")]
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Runs a command that answers with one JSON document.
+pub fn document(command: &mut Command) -> (i32, Value) {
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.is_empty(), "stderr beside JSON: {error}");
+    assert_eq!(text.trim().lines().count(), 1, "one document: {text}");
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let code = output.status.code().unwrap();
+    assert_eq!(document["exit_code"], code);
+    assert_eq!(document["ok"], code == 0);
+    (code, document)
+}
+
+/// Runs a command that must succeed.
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+pub fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(directory).sort_by_file_name() {
+        let entry = entry.unwrap();
+        if entry.file_type().is_file() {
+            found.push(entry.into_path());
+        }
+    }
+    found
+}
+
+/// Says what is missing. In CI that is a failure; on a user's machine the test is skipped, loudly.
+pub fn missing(what: &str) {
+    let message = format!("NOT TESTED: {what}");
+    assert!(std::env::var_os("CI").is_none(), "{message} (scripts/test installs it)");
+    eprintln!("{message}");
+}
+
+/// True if a program is there.
+pub fn has(program: &str) -> bool {
+    let found = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).is_file()));
+    if !found {
+        missing(&format!("{program} is not installed"));
+    }
+    found
+}
+
+pub fn is_root() -> bool {
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !root {
+        missing("this test needs root");
+    }
+    root
+}
+
+/// The Python with the packages that `scripts/test` installs.
+pub fn python() -> Option<PathBuf> {
+    let cache = std::env::var_os("ICECORE_TEST_CACHE").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/icecore-ci"));
+    let python = cache.or_else(home)?.join("python/bin/python");
+    if python.is_file() {
+        return Some(python);
+    }
+    missing(&format!("{} is not there", python.display()));
+    None
+}
+
+/// Everything about a file or directory tree that a restore must bring back, one line per path: kind, mode, owner, size,
+/// times, link target, extended attributes, content. Directories' own times are left out on request.
+pub fn describe(root: &Path, directory_times: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut inodes: std::collections::HashMap<u64, usize> = std::collections::HashMap::new();
+    for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
+        let entry = entry.unwrap();
+        let metadata = entry.path().symlink_metadata().unwrap();
+        let relative = entry.path().strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
+        let mut line = format!(
+            "{:?} {:o} {}:{} {}",
+            String::from_utf8_lossy(&relative),
+            metadata.mode(),
+            metadata.uid(),
+            metadata.gid(),
+            if metadata.is_dir() { 0 } else { metadata.size() }
+        );
+        if !relative.is_empty() && String::from_utf8(relative.clone()).is_err() {
+            line.push_str(&format!(" {relative:?}"));
+        }
+        if !metadata.is_dir() || directory_times {
+            line.push_str(&format!(" {}.{:09}", metadata.mtime(), metadata.mtime_nsec()));
+        }
+        if metadata.is_symlink() {
+            line.push_str(&format!(" -> {:?}", std::fs::read_link(entry.path()).unwrap()));
+        }
+        if metadata.is_file() {
+            line.push_str(&format!(" {}", icecore::id::Id::of(&std::fs::read(entry.path()).unwrap())));
+            if metadata.nlink() > 1 {
+                let number = inodes.len();
+                line.push_str(&format!(" link-group {}", inodes.entry(metadata.ino()).or_insert(number)));
+            }
+        }
+        if !metadata.is_symlink() {
+            line.push_str(&format!(" {:?}", attributes(entry.path())));
+        }
+        if metadata.rdev() != 0 {
+            line.push_str(&format!(" device {}", metadata.rdev()));
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut names = vec![0u8; 4096];
+    let len = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
+    let mut found: Vec<(String, Vec<u8>)> = names[..len]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(|name| {
+            let mut value = vec![0u8; 4096];
+            let name = OsStr::from_bytes(name);
+            let len = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
+            value.truncate(len);
+            (name.to_string_lossy().into_owned(), value)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Waits until files written before are too old to be racy: a backup then need not read them again.
+pub fn settle() {
+    std::thread::sleep(std::time::Duration::from_millis(50));
+}
+
+/// Pseudo-random bytes that don't compress.
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
