@@ -1,1 +1,151 @@
-//! placeholder
+//! A capture leaves its source as it would have been without us, also when it is killed.
+
+use crate::support::{Scratch, files_below, has, run};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Everything that `stat` tells, and the content.
+fn state(directory: &Path) -> Vec<String> {
+    let mut paths: Vec<PathBuf> = files_below(directory);
+    paths.push(directory.to_owned());
+    paths
+        .iter()
+        .map(|path| {
+            let stat = path.symlink_metadata().unwrap();
+            let content = if stat.is_file() { icecore::id::Id::of(&std::fs::read(path).unwrap()).hex() } else { String::new() };
+            format!(
+                "{} {} {:o} {}:{} {} {} {}.{} {}.{} {content}",
+                path.display(),
+                stat.ino(),
+                stat.mode(),
+                stat.uid(),
+                stat.gid(),
+                stat.nlink(),
+                stat.size(),
+                stat.mtime(),
+                stat.mtime_nsec(),
+                stat.ctime(),
+                stat.ctime_nsec()
+            )
+        })
+        .collect()
+}
+
+/// A service that keeps a database open, idle, with committed rows in a log or none.
+struct Service(std::process::Child);
+
+impl Service {
+    fn start(directory: &Path, mode: &str) -> Self {
+        let script = format!(
+            "import sqlite3,sys\nc=sqlite3.connect('app.db',isolation_level=None)\nc.execute('pragma journal_mode={mode}')\n\
+             c.execute('create table t(a,b)')\nfor i in range(300): c.execute('insert into t values(?,zeroblob(700))',(i,))\n\
+             print('ready',flush=True)\n\
+             for line in sys.stdin: c.execute('insert into t values(1,2)'); print('written',flush=True)"
+        );
+        let mut command = Command::new("python3");
+        command.args(["-c", &script]).current_dir(directory);
+        let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        assert_eq!(Self::line(&mut child), "ready\n");
+        Self(child)
+    }
+
+    fn line(child: &mut std::process::Child) -> String {
+        let mut line = String::new();
+        let mut byte = [0u8; 1];
+        let stdout = child.stdout.as_mut().unwrap();
+        while !line.ends_with('\n') && std::io::Read::read(stdout, &mut byte).unwrap() == 1 {
+            line.push(byte[0] as char);
+        }
+        line
+    }
+
+    /// Its next write succeeds.
+    fn write(&mut self) {
+        std::io::Write::write_all(self.0.stdin.as_mut().unwrap(), b"write\n").unwrap();
+        assert_eq!(Self::line(&mut self.0), "written\n");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn in_use_closed_and_crashed_databases_are_left_alone() {
+    if !has("python3") {
+        return;
+    }
+    for mode in ["delete", "wal"] {
+        let scratch = Scratch::new();
+        scratch.init();
+        let directory = scratch.mkdir("service");
+        let mut service = Service::start(&directory, mode);
+        let before = state(&directory);
+        for place in ["db=service/app.db", "tree=service"] {
+            scratch.backup(&[place, "--reread"]);
+            assert_eq!(state(&directory), before, "{mode}, in use");
+        }
+        service.write();
+        let before = state(&directory);
+        drop(service);
+        assert_eq!(state(&directory), before, "killed, as a crash");
+        scratch.backup(&["db=service/app.db"]);
+        assert_eq!(state(&directory), before, "{mode}, after a crash");
+        run(Command::new("python3").args(["-c", "import sqlite3; c=sqlite3.connect('app.db'); c.execute('insert into t values(3,4)'); c.commit(); c.close()"]).current_dir(&directory));
+        let before = state(&directory);
+        scratch.backup(&["db=service/app.db"]);
+        assert_eq!(state(&directory), before, "{mode}, closed");
+    }
+}
+
+#[test]
+fn killed_at_every_step() {
+    if !has("strace") || !has("python3") {
+        return;
+    }
+    for mode in ["delete", "wal"] {
+        let scratch = Scratch::new();
+        scratch.init();
+        let directory = scratch.mkdir("service");
+        let mut service = Service::start(&directory, mode);
+        let mut killed = 0;
+        for call in ["fcntl", "pread64", "openat", "rename", "renameat2", "fsync"] {
+            for nth in [1, 2, 3, 5, 8, 13, 21] {
+                let before = state(&directory);
+                let mut traced = Command::new("strace");
+                traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+                traced.args(["-e", &format!("inject={call}:signal=KILL:when={nth}"), env!("CARGO_BIN_EXE_icecore")]);
+                traced.args(["--json", "backup", "db=service/app.db", "--reread"]).current_dir(scratch.directory.path());
+                traced.env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", scratch.path("home"));
+                let ended = traced.output().unwrap();
+                killed += u32::from(ended.status.code().is_none());
+                assert_eq!(state(&directory), before, "{mode}: killed at {call} {nth}");
+                service.write();
+            }
+        }
+        assert!(killed > 15, "{killed} runs were killed");
+        // What killed runs left in the repository hinders nobody.
+        scratch.backup(&["db=service/app.db"]);
+        scratch.ok(["validate", "--all"]);
+    }
+}
+
+#[test]
+fn access_times_stay_where_we_own_the_files() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let file = scratch.file("tree/sub/a", "x");
+    let old = nix::sys::time::TimeSpec::new(1_000_000_000, 0);
+    for path in [&file, &scratch.path("tree/sub"), &scratch.path("tree")] {
+        let flags = nix::sys::stat::UtimensatFlags::FollowSymlink;
+        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, path, &old, &nix::sys::time::TimeSpec::UTIME_OMIT, flags).unwrap();
+    }
+    scratch.backup(&["tree"]);
+    for path in [&file, &scratch.path("tree/sub"), &scratch.path("tree")] {
+        assert_eq!(path.symlink_metadata().unwrap().atime(), 1_000_000_000, "{}", path.display());
+    }
+}
