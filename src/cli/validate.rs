@@ -4,6 +4,7 @@ use super::args;
 use super::context::Context;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, findings_json, lines_of};
+use super::list::notes;
 use super::report::Report;
 use crate::catalog::find;
 use crate::config::parse_duration;
@@ -58,6 +59,7 @@ pub fn run(
     damaged.extend(index.damaged_files().into_iter().map(|file| format!("{file} is damaged")));
     let mut report = conclude(&findings, damaged, checked, lines, level)?;
     report.warnings.extend(repository.warnings());
+    report.warnings.extend(notes(&snapshots));
     if context.global.verbose {
         report.lines.push(format!("index: {}", index.describe()));
     }
