@@ -5,9 +5,8 @@
     extract.py REPO STAMP DIR     restore one as DIR/<source>/...; DIR must be empty or absent
 
 Written from the format's description alone, docs/format.md; its words and keys are explained there.
-REPO is only read. Owners and devices need root. What can't be restored on this system is noted on
-stderr; damage ends the run with one line there and exit code 1.
-Needs Python 3.11 on Linux, and: pip install blake3 cbor2 zstandard
+Damage ends the run with a line on stderr and exit code 1, and leaves DIR incomplete. What can't be set
+on this system is noted. Needs Python 3.11 on Linux; pip install blake3 cbor2 zstandard
 """
 
 import glob
@@ -17,34 +16,29 @@ import re
 import stat
 import struct
 import sys
-from types import SimpleNamespace
 
 import cbor2
 import zstandard
 from blake3 import blake3
 
-FORMATS = range(1)
-MAX_CHUNK = 16 << 20
+FORMATS, MAX_CHUNK = range(1), 16 << 20
 MAX_FILE = 1 << 30  # of what is read at once: the format sets no bound, but no file shall fill the memory
 PACK, INDEX = r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}", "index/[0-9a-f]{64}"
 STAMP, SOURCE, NAME = "[0-9]{8}T[0-9]{6}Z", "[a-z][a-z0-9_]*", rb"(?!\.{1,2}\Z)[^/\0]+"
-FILE, DIRECTORY, SYMLINK = range(3)
-SPECIAL = {3: stat.S_IFIFO, 4: stat.S_IFSOCK, 5: stat.S_IFCHR, 6: stat.S_IFBLK}
+FILE, DIRECTORY, SYMLINK, FIFO, SOCKET, CHARACTER, BLOCK = range(7)
+SPECIAL = {FIFO: stat.S_IFIFO, CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK}
 LENGTH, WEIGHT, ROOT = struct.Struct("<32sI"), struct.Struct("<32sQ"), struct.Struct("<32sBQ")
 UINT, INT, OFFSET = range(2**64), range(-(2**63), 2**63), range(2**63)
 OWNER = range(2**32 - 1)  # chown takes the greatest id for "leave it as it is"
-ENTRY = {  # key: (what its value may be, the value if it is absent)
-    "n": (bytes, b""), "k": (range(7), FILE), "m": (range(0o10000), 0), "u": (OWNER, 0), "g": (OWNER, 0),
-    "t": (INT, 0), "z": (OFFSET, 0), "l": ((UINT, UINT, UINT), None), "x": ([(bytes, bytes)], []),
-    "s": (bytes, b""), "r": (UINT, 0), "h": ([(UINT, UINT)], None), "c": (bytes, b""), "q": (bytes, b""),
-}  # fmt: skip
+FAILURES = (OSError, ValueError, struct.error, cbor2.CBORError)  # Damaged is a ValueError
+ENTRY = {"n": bytes, "k": range(7), "m": range(0o10000), "u": OWNER, "g": OWNER, "t": INT, "z": OFFSET,
+         "l": (UINT, UINT, UINT), "x": [(bytes, bytes)], "s": bytes, "r": UINT, "h": [(UINT, UINT)],
+         "c": bytes, "q": bytes}  # fmt: skip
+ABSENT = {"n": b"", "k": FILE, "m": 0, "u": 0, "g": 0, "t": 0, "z": 0, "x": [], "s": b"", "r": 0, "c": b""}
 
 
-class Damaged(Exception):
+class Damaged(ValueError):
     """The repository isn't what docs/format.md says, or needs what this program can't do."""
-
-
-FAILURES = (Damaged, OSError, ValueError, MemoryError, RecursionError, cbor2.CBORError)
 
 
 def check(condition, message):
@@ -52,8 +46,7 @@ def check(condition, message):
         raise Damaged(message)
 
 
-def say(message, file=sys.stderr):
-    # What a repository says must neither break the line nor steer the terminal.
+def say(message, file=sys.stderr):  # names must neither break the line nor steer the terminal
     print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=file)
 
 
@@ -70,27 +63,21 @@ def fits(value, shape):
     """Whether a value is of a shape: a range, a type, [items of one shape], (items of these shapes)."""
     if isinstance(shape, range):
         return type(value) is int and value in shape  # isinstance would take True for 1
-    if isinstance(shape, type):
-        return isinstance(value, shape)
-    if not isinstance(value, list):
-        return False
-    shapes = shape * len(value) if isinstance(shape, list) else shape
-    return len(value) == len(shapes) and all(map(fits, value, shapes))
+    if isinstance(shape, (list, tuple)) and isinstance(value, list):
+        shapes = shape * len(value) if isinstance(shape, list) else shape
+        return len(value) == len(shapes) and all(map(fits, value, shapes))
+    return isinstance(shape, type) and isinstance(value, shape)
 
 
 def parse_entry(fields):
     check(isinstance(fields, dict), "an entry is not a map")
-    entry = SimpleNamespace()
-    for key, (shape, absent) in ENTRY.items():
-        check(key not in fields or fits(fields[key], shape), f"an entry's `{key}` is not allowed")
-        setattr(entry, key, fields.get(key, absent))
-    check(len(entry.q) in (0, ROOT.size) and not (entry.c and entry.q), "an entry's content is not allowed")
-    return entry
+    wrong = [key for key, shape in ENTRY.items() if key in fields and not fits(fields[key], shape)]
+    check(not wrong and not {"c", "q"} <= fields.keys(), f"an entry has wrong keys or values: {wrong}")
+    return ABSENT | fields
 
 
 def parse_pairs(data, layout, total, what):
     """Ids, each with its length or weight; these are positive and add up to the total."""
-    check(len(data) % layout.size == 0, f"{what}: a list ends within an item")
     pairs = list(layout.iter_unpack(data))
     counts = [count for _, count in pairs]
     check(all(counts) and sum(counts) == total, f"{what}: a list doesn't add up to {total}")
@@ -98,12 +85,10 @@ def parse_pairs(data, layout, total, what):
 
 
 def read(path, offset=0, length=MAX_FILE, named=False):
-    # A FIFO in the place of a file would hang the run.
-    check(os.path.isfile(path), f"{path}: not there, or not a file")
+    check(os.path.isfile(path), f"{path}: not there, or not a file")  # a FIFO would hang the run
     with open(path, "rb") as file:
         data = os.pread(file.fileno(), min(length, os.path.getsize(path)), offset)
-    proven = not named or blake3(data).hexdigest() == os.path.basename(path)
-    check(proven, f"{path}: damaged, its name is not the hash of its bytes")
+    check(not named or blake3(data).hexdigest() == path[-64:], f"{path}: damaged, its hash is not its name")
     return data
 
 
@@ -112,11 +97,9 @@ class Repository:
         self.path, self.places = path, {}
         data = read(f"{path}/config")
         ending = re.search(rb',\n  "blake3": "([0-9a-f]{64})"\n}\n\Z', data)
-        proven = ending and blake3(data[: ending.start()]).hexdigest().encode() == ending[1]
-        check(proven, "config: damaged, it doesn't end with its hash")
+        check(ending and blake3(data[: ending.start()]).hexdigest() == ending[1].decode(), "config: damaged")
         config = json.loads(data)
-        ours = isinstance(config, dict) and config.get("what") == "icecore repository"
-        check(ours, "config: not an icecore repository's")
+        check(isinstance(config, dict) and config.get("what") == "icecore repository", "config: not ours")
         check(config.get("format") in FORMATS, f"config: unknown format {config.get('format')}")
         check(config.get("requires") == [], f"config: unknown requirements {config.get('requires')}")
         self.id = config.get("repository")
@@ -125,10 +108,11 @@ class Repository:
         """The paths that fit the layout; the rest is ignored. A copy may lack empty directories."""
         return sorted(path for path in glob.iglob(where, root_dir=self.path) if re.fullmatch(pattern, path))
 
+    def stamps(self):
+        return [path[-16:] for path in self.find("snapshots/*", f"snapshots/{STAMP}")]
+
     def list(self):
-        """Print the snapshots; whether all could be read."""
-        stamps = map(os.path.basename, self.find("snapshots/*", f"snapshots/{STAMP}"))
-        return all([attempt(self.show, stamp) for stamp in stamps])
+        check(all([attempt(self.show, stamp) for stamp in self.stamps()]), "not all snapshots could be read")
 
     def show(self, stamp):
         manifest = self.snapshot(stamp)
@@ -144,14 +128,12 @@ class Repository:
         if not os.path.lexists(path):
             return say(f"note: {what} is not there, it may be arriving still")
         manifest = cbor2.loads(read(path, named=True))
-        known = isinstance(manifest, dict) and manifest.get("format") in FORMATS
-        check(known, f"{what} has an unknown format")
+        check(isinstance(manifest, dict) and manifest.get("format") in FORMATS, f"{what}: unknown format")
         id, sources = manifest.get("repository"), manifest.get("sources")
         own = manifest.get("stamp") == stamp and isinstance(id, bytes) and id.hex() == self.id
         check(own, f"{what} is another snapshot's or another repository's")
         names = [source.get("name") for source in sources] if fits(sources, [dict]) else [None]
-        fit = fits(names, [str]) and all(re.fullmatch(SOURCE, name) for name in names)
-        check(fit and len(set(names)) == len(names), f"{what} has wrong names of sources")
+        check(fits(names, [str]) and all(re.fullmatch(SOURCE, n) for n in names), f"{what}: bad names of sources")
         return manifest
 
     def load_places(self):
@@ -166,17 +148,16 @@ class Repository:
         data, at = read(path, named=True), 12
         check(data[:8] == b"ICEINDX0", f"{path}: not an index file")
         for _ in range(int.from_bytes(data[8:12], "little")):
-            pack = data[at : at + 32].hex()
-            at, _ = self.read_records(data, at + 32, path, packs.get(pack))
-            packs.pop(pack, None)
+            pack = packs.pop(data[at : at + 32].hex(), None)
+            at, _ = self.read_records(data, at + 32, path, pack)
         check(at == len(data), f"{path}: its packs don't fill it")
 
     def read_trailer(self, path):
         size = os.path.getsize(path)
-        foot = read(path, max(size - 12, 0))
+        magic, foot = read(path, 0, 8), read(path, max(size - 12, 0))
         length = int.from_bytes(foot[:4], "little")
-        fit = foot[4:] == b"ICEPEND0" and length <= min(size - 20, MAX_FILE)
-        check(fit and read(path, 0, 8) == b"ICEPACK0", f"{path}: damaged, not a whole pack")
+        fit = magic + foot[4:] == b"ICEPACK0ICEPEND0" and length <= min(size - 20, MAX_FILE)
+        check(fit, f"{path}: damaged, not a whole pack")
         at, end = self.read_records(read(path, size - 12 - length, length), 0, path, path)
         check(at == length and end + length + 12 == size, f"{path}: damaged, its parts don't fill it")
 
@@ -187,9 +168,9 @@ class Repository:
         for _ in range(count):
             check(at + 41 <= len(data), f"{what}: damaged, too short for its records")
             id, stored, plain, encoding = struct.unpack_from("<32sIIB", data, at)
-            known = encoding in (0x00, 0x01, 0x12, 0x22, 0x32, 0x42)
+            check(encoding in (0, 1, 0x12, 0x22, 0x32, 0x42), f"{what}: unknown encoding {encoding:#04x}")
             fit = max(stored, plain) <= MAX_CHUNK and (encoding or stored == plain)
-            check(known and fit, f"{what}: a record has an unknown encoding or bad lengths")
+            check(fit, f"{what}: a chunk's lengths are not allowed")
             if pack:
                 self.places[id] = (*self.places.get(id, ()), (pack, offset, stored, plain, encoding))
             offset, at = offset + stored, at + 41 + 32 * (encoding >> 4)
@@ -199,7 +180,7 @@ class Repository:
         """A chunk's proven bytes, from the first of its places that has them."""
         problem = "is in no pack"
         for path, offset, stored, plain, encoding in self.places.get(id, ()):
-            problem = f"is damaged in {path}"
+            problem = f"is damaged in {path}" if encoding < 2 else "is a delta (encoding 2), not supported"
             data = read(path, offset, stored)
             try:
                 # The frame decides how much memory is taken, so its word is checked first.
@@ -209,15 +190,12 @@ class Repository:
                 continue
             if blake3(data).digest() == id and length in (None, len(data)):
                 return data
-            if encoding > 1:
-                problem = "is a delta (encoding 2), which this program can't read"
         raise Damaged(f"{what}: chunk {id.hex()} {problem}")
 
     def items(self, kind, what, id, level, weight):
         """What the lowest nodes of a tree hold, in order: (id, length) or entries."""
         data = self.chunk(id, what)
-        fit = data[:2] == bytes((2 if level else kind, level)) and level <= 15
-        check(fit, f"{what}: node {id.hex()} is not of the expected kind and level")
+        check(level <= 15 and data[:2] == bytes((2 if level else kind, level)), f"{what}: wrong kind of node")
         if level:
             for child, below in parse_pairs(data[2:], WEIGHT, weight, what):
                 yield from self.items(kind, what, child, level - 1, below)
@@ -225,84 +203,77 @@ class Repository:
             yield from parse_pairs(data[2:], LENGTH, weight, what)
         else:
             entries = cbor2.loads(data[2:])
-            fit = isinstance(entries, list) and len(entries) == weight
-            check(fit, f"{what}: node {id.hex()} doesn't hold {weight} entries")
+            check(isinstance(entries, list) and len(entries) == weight, f"{what}: a node has a wrong weight")
             yield from map(parse_entry, entries)
 
     def restore(self, stamp, target):
-        exists = re.fullmatch(STAMP, stamp) and os.path.lexists(f"{self.path}/snapshots/{stamp}")
-        manifest = self.snapshot(stamp) if exists else None
+        manifest = self.snapshot(stamp) if stamp in self.stamps() else None
         check(manifest, f"{stamp}: no such snapshot")
         os.makedirs(target, exist_ok=True)
         check(not os.listdir(target), f"{target}: not empty")
         self.load_places()
         for source in manifest["sources"]:
-            path = os.path.join(os.fsencode(target), source["name"].encode())
             if source.get("root") is None:
-                say(f"note: {source['name']} did not exist")
                 continue
-            root = parse_entry(source["root"])
-            if root.k != DIRECTORY:
-                check(re.fullmatch(NAME, root.n), f"{source['name']}: the name {root.n} is not allowed")
-                os.mkdir(path)
-                path = os.path.join(path, root.n)
-            self.restore_entry(root, path, {})
+            root, parent, name = parse_entry(source["root"]), os.fsencode(target), source["name"].encode()
+            if root["k"] != DIRECTORY:
+                parent, name = os.path.join(parent, name), root["n"]
+                os.mkdir(parent)
+            self.restore_entry(root, parent, name, {})
 
-    def restore_entry(self, entry, path, links):
-        what, last = os.fsdecode(path), b""
-        first = entry.l and links.setdefault(tuple(entry.l[1:]), path)
-        if entry.k == DIRECTORY:
+    def restore_entry(self, entry, parent, name, links):
+        check(re.fullmatch(NAME, name), f"{os.fsdecode(parent)}: the name {name} is not allowed")
+        path, last = os.path.join(parent, name), b""
+        what, kind = os.fsdecode(path), entry["k"]
+        first = links.setdefault(tuple(entry["l"][1:]), path) if "l" in entry else path
+        if kind == DIRECTORY:
             os.mkdir(path, 0o700)
-            for child in self.items(1, what, *ROOT.unpack(entry.q)) if entry.q else ():
+            for child in self.items(1, what, *ROOT.unpack(entry["q"])) if "q" in entry else ():
                 # In order no name comes twice: nothing is written through an earlier entry, as a symlink.
-                fit = re.fullmatch(NAME, child.n) and last < child.n
-                check(fit, f"{what}: the name {child.n} is not allowed or not in order")
-                last = child.n
-                self.restore_entry(child, os.path.join(path, child.n), links)
-        elif first not in (None, path) and attempt(os.link, first, path, follow_symlinks=False):
+                check(last < child["n"], f"{what}: the name {child['n']} is not in order")
+                last = child["n"]
+                self.restore_entry(child, path, last, links)
+        elif first != path and attempt(os.link, first, path, follow_symlinks=False):
             return
-        elif entry.k == FILE:
+        elif kind == FILE:
             with open(path, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
                 self.write_content(entry, out, what)
-        elif entry.k == SYMLINK:
-            os.symlink(entry.s, path)
-        elif not attempt(os.mknod, path, SPECIAL[entry.k] | 0o600, entry.r):
+        elif kind == SYMLINK:
+            os.symlink(entry["s"], path)
+        elif kind == SOCKET or not attempt(os.mknod, path, SPECIAL[kind] | 0o600, entry["r"]):
             return
         set_metadata(entry, path)
 
     def write_content(self, entry, out, what):
-        runs = [(0, entry.z)] if entry.h is None else entry.h
-        ends = [0, *(offset + length for offset, length in runs)]
-        fit = all(end <= offset for end, (offset, _) in zip(ends, runs)) and ends[-1] <= entry.z
-        check(fit, f"{what}: its runs of data overlap or leave the file")
-        room = sum(length for _, length in runs)
-        if entry.q:
-            check(ROOT.unpack(entry.q)[2] == room, f"{what}: its chunks don't fill it")
-            chunks = self.items(0, what, *ROOT.unpack(entry.q))
+        runs = entry.get("h", [[0, entry["z"]]])
+        room, runs, end, left = sum(length for _, length in runs), iter(runs), 0, 0
+        if "q" in entry:
+            chunks = self.items(0, what, *ROOT.unpack(entry["q"])[:2], room)
         else:
-            chunks = parse_pairs(entry.c, LENGTH, room, what)
-        runs, left = iter(runs), 0
+            chunks = parse_pairs(entry["c"], LENGTH, room, what)
         for id, length in chunks:
             data = memoryview(self.chunk(id, what, length))
             while data:
                 while not left:
                     offset, left = next(runs)
+                    check(end <= offset <= entry["z"] - left, f"{what}: data overlaps or leaves the file")
+                    end = offset + left
                     out.seek(offset)
                 count = out.write(data[:left])
                 data, left = data[count:], left - count
-        out.truncate(entry.z)
+        out.truncate(entry["z"])
 
 
 def set_metadata(entry, path):
     if os.geteuid() == 0:
-        attempt(os.chown, path, entry.u, entry.g, follow_symlinks=False)
-    for name, value in entry.x:
+        attempt(os.chown, path, entry["u"], entry["g"], follow_symlinks=False)
+    for name, value in entry["x"]:
         attempt(os.setxattr, path, name, value, follow_symlinks=False)
-    if entry.k != SYMLINK:
+    if entry["k"] != SYMLINK:
         # Set-id bits are meant for the recorded owner alone.
-        own = os.lstat(path)[stat.ST_UID : stat.ST_GID + 1] == (entry.u, entry.g)
-        attempt(os.chmod, path, entry.m if own else entry.m & 0o1777)
-    attempt(os.utime, path, ns=(entry.t, entry.t), follow_symlinks=False)
+        own = os.lstat(path)[stat.ST_UID : stat.ST_GID + 1] == (entry["u"], entry["g"])
+        attempt(os.chmod, path, entry["m"] if own else entry["m"] & 0o1777)
+    attempt(os.utime, path, ns=(entry["t"], entry["t"]), follow_symlinks=False)
 
 
 def main(arguments):
@@ -311,13 +282,13 @@ def main(arguments):
             case ["-h" | "--help"]:
                 print(__doc__.strip())
             case [path]:
-                return 0 if Repository(path).list() else 1
+                Repository(path).list()
             case [path, stamp, target]:
                 Repository(path).restore(stamp, target)
             case _:
                 say("usage: extract.py REPO [STAMP DIR]; --help explains")
                 return 2
-    except FAILURES as error:
+    except (*FAILURES, MemoryError, RecursionError) as error:
         say(f"error: {error}")
         return 1
 

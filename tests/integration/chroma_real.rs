@@ -23,8 +23,8 @@ if verb == "work":
         c = client.get_or_create_collection(name, metadata={"hnsw:space": space, "hnsw:sync_threshold": 100, "hnsw:batch_size": 50}, embedding_function=None)
         ids = [f"{turn}-{i}" for i in range(230)]
         c.add(ids=ids, embeddings=[vector((name, i)) for i in ids], documents=[f"document {i} about {name}" for i in ids], metadatas=[{"n": n, "turn": turn} for n, _ in enumerate(ids)])
-        c.upsert(ids=ids[:20] + [f"{turn}-new"], embeddings=[vector((name, "up", i)) for i in range(21)], documents=["upserted"] * 21)
-        c.update(ids=ids[20:40], metadatas=[{"updated": True}] * 20, embeddings=[vector((name, "new", i)) for i in range(20)])
+        c.upsert(ids=ids[:20] + [f"{turn}-new"], embeddings=[vector((name, "up", turn, i)) for i in range(21)], documents=["upserted"] * 21)
+        c.update(ids=ids[20:40], metadatas=[{"updated": True}] * 20, embeddings=[vector((name, "new", turn, i)) for i in range(20)])
         c.delete(ids=ids[40:60])
     gone = client.get_or_create_collection(f"gone-{turn}", embedding_function=None)
     gone.add(ids=["x"] , embeddings=[vector("x")]); client.delete_collection(f"gone-{turn}")
