@@ -4,9 +4,9 @@
     extract.py REPO               list the snapshots: stamp, profile, kind, sources
     extract.py REPO STAMP DIR     restore one as DIR/<source>/...; DIR must be empty or absent
 
-Written from the format's description alone, docs/format.md; its words and keys are explained there.
-Damage ends the run with a line on stderr and exit code 1, and leaves DIR incomplete. What can't be set
-on this system is noted. Needs Python 3.11 on Linux; pip install blake3 cbor2 zstandard
+Written from docs/format.md alone, which explains the words and keys. Damage ends the run with a line on
+stderr and exit code 1, and leaves DIR incomplete. Owners, set-id bits and devices need root; what else the
+system refuses is noted on stderr. Needs Python 3.11 on Linux, and: pip install blake3 cbor2 zstandard
 """
 
 import glob
@@ -30,20 +30,16 @@ SPECIAL = {FIFO: stat.S_IFIFO, CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK}
 LENGTH, WEIGHT, ROOT = struct.Struct("<32sI"), struct.Struct("<32sQ"), struct.Struct("<32sBQ")
 UINT, INT, OFFSET = range(2**64), range(-(2**63), 2**63), range(2**63)
 OWNER = range(2**32 - 1)  # chown takes the greatest id for "leave it as it is"
-FAILURES = (OSError, ValueError, struct.error, cbor2.CBORError)  # Damaged is a ValueError
 ENTRY = {"n": bytes, "k": range(7), "m": range(0o10000), "u": OWNER, "g": OWNER, "t": INT, "z": OFFSET,
          "l": (UINT, UINT, UINT), "x": [(bytes, bytes)], "s": bytes, "r": UINT, "h": [(UINT, UINT)],
          "c": bytes, "q": bytes}  # fmt: skip
 ABSENT = {"n": b"", "k": FILE, "m": 0, "u": 0, "g": 0, "t": 0, "z": 0, "x": [], "s": b"", "r": 0, "c": b""}
 
 
-class Damaged(ValueError):
-    """The repository isn't what docs/format.md says, or needs what this program can't do."""
-
-
 def check(condition, message):
+    """Hold to a rule of docs/format.md, or to what this program can do."""
     if not condition:
-        raise Damaged(message)
+        raise ValueError(message)
 
 
 def say(message, file=sys.stderr):  # names must neither break the line nor steer the terminal
@@ -55,8 +51,8 @@ def attempt(function, *arguments, **options):
     try:
         function(*arguments, **options)
         return True
-    except FAILURES as error:
-        say(f"note: {function.__name__}: {error}")
+    except (OSError, ValueError) as error:
+        say(f"note: {function.__name__} {os.fsdecode(arguments[0])}: {getattr(error, 'strerror', error)}")
 
 
 def fits(value, shape):
@@ -69,16 +65,23 @@ def fits(value, shape):
     return isinstance(shape, type) and isinstance(value, shape)
 
 
-def parse_entry(fields):
-    check(isinstance(fields, dict), "an entry is not a map")
+def decode(decoder, data, what):
+    try:
+        return decoder(data)
+    except (ValueError, RecursionError, struct.error, cbor2.CBORError) as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
+def parse_entry(fields, what):
+    check(isinstance(fields, dict), f"{what}: an entry is not a map")
     wrong = [key for key, shape in ENTRY.items() if key in fields and not fits(fields[key], shape)]
-    check(not wrong and not {"c", "q"} <= fields.keys(), f"an entry has wrong keys or values: {wrong}")
+    check(not wrong and not {"c", "q"} <= fields.keys(), f"{what}: wrong keys in an entry: {wrong}")
     return ABSENT | fields
 
 
 def parse_pairs(data, layout, total, what):
     """Ids, each with its length or weight; these are positive and add up to the total."""
-    pairs = list(layout.iter_unpack(data))
+    pairs = list(decode(layout.iter_unpack, data, what))
     counts = [count for _, count in pairs]
     check(all(counts) and sum(counts) == total, f"{what}: a list doesn't add up to {total}")
     return pairs
@@ -98,21 +101,19 @@ class Repository:
         data = read(f"{path}/config")
         ending = re.search(rb',\n  "blake3": "([0-9a-f]{64})"\n}\n\Z', data)
         check(ending and blake3(data[: ending.start()]).hexdigest() == ending[1].decode(), "config: damaged")
-        config = json.loads(data)
+        config = decode(json.loads, data, "config")
         check(isinstance(config, dict) and config.get("what") == "icecore repository", "config: not ours")
         check(config.get("format") in FORMATS, f"config: unknown format {config.get('format')}")
         check(config.get("requires") == [], f"config: unknown requirements {config.get('requires')}")
         self.id = config.get("repository")
+        self.stamps = [found[-16:] for found in self.find("snapshots/*", f"snapshots/{STAMP}")]
 
     def find(self, where, pattern):
         """The paths that fit the layout; the rest is ignored. A copy may lack empty directories."""
         return sorted(path for path in glob.iglob(where, root_dir=self.path) if re.fullmatch(pattern, path))
 
-    def stamps(self):
-        return [path[-16:] for path in self.find("snapshots/*", f"snapshots/{STAMP}")]
-
     def list(self):
-        check(all([attempt(self.show, stamp) for stamp in self.stamps()]), "not all snapshots could be read")
+        check(all([attempt(self.show, stamp) for stamp in self.stamps]), "not all snapshots could be read")
 
     def show(self, stamp):
         manifest = self.snapshot(stamp)
@@ -127,13 +128,13 @@ class Repository:
         path, what = f"{self.path}/manifests/{name[1].decode()}", f"the manifest of {stamp}"
         if not os.path.lexists(path):
             return say(f"note: {what} is not there, it may be arriving still")
-        manifest = cbor2.loads(read(path, named=True))
+        manifest = decode(cbor2.loads, read(path, named=True), what)
         check(isinstance(manifest, dict) and manifest.get("format") in FORMATS, f"{what}: unknown format")
         id, sources = manifest.get("repository"), manifest.get("sources")
         own = manifest.get("stamp") == stamp and isinstance(id, bytes) and id.hex() == self.id
         check(own, f"{what} is another snapshot's or another repository's")
         names = [source.get("name") for source in sources] if fits(sources, [dict]) else [None]
-        check(fits(names, [str]) and all(re.fullmatch(SOURCE, n) for n in names), f"{what}: bad names of sources")
+        check(fits(names, [str]) and all(re.fullmatch(SOURCE, n) for n in names), f"{what}: bad source names")
         return manifest
 
     def load_places(self):
@@ -148,8 +149,9 @@ class Repository:
         data, at = read(path, named=True), 12
         check(data[:8] == b"ICEINDX0", f"{path}: not an index file")
         for _ in range(int.from_bytes(data[8:12], "little")):
-            pack = packs.pop(data[at : at + 32].hex(), None)
-            at, _ = self.read_records(data, at + 32, path, pack)
+            pack = data[at : at + 32].hex()
+            at, _ = self.read_records(data, at + 32, path, packs.get(pack))
+            packs.pop(pack, None)
         check(at == len(data), f"{path}: its packs don't fill it")
 
     def read_trailer(self, path):
@@ -190,7 +192,7 @@ class Repository:
                 continue
             if blake3(data).digest() == id and length in (None, len(data)):
                 return data
-        raise Damaged(f"{what}: chunk {id.hex()} {problem}")
+        raise ValueError(f"{what}: chunk {id.hex()} {problem}")
 
     def items(self, kind, what, id, level, weight):
         """What the lowest nodes of a tree hold, in order: (id, length) or entries."""
@@ -202,20 +204,19 @@ class Repository:
         elif kind == 0:
             yield from parse_pairs(data[2:], LENGTH, weight, what)
         else:
-            entries = cbor2.loads(data[2:])
+            entries = decode(cbor2.loads, data[2:], what)
             check(isinstance(entries, list) and len(entries) == weight, f"{what}: a node has a wrong weight")
-            yield from map(parse_entry, entries)
+            yield from (parse_entry(fields, what) for fields in entries)
 
     def restore(self, stamp, target):
-        manifest = self.snapshot(stamp) if stamp in self.stamps() else None
+        manifest = self.snapshot(stamp) if stamp in self.stamps else None
         check(manifest, f"{stamp}: no such snapshot")
         os.makedirs(target, exist_ok=True)
         check(not os.listdir(target), f"{target}: not empty")
         self.load_places()
-        for source in manifest["sources"]:
-            if source.get("root") is None:
-                continue
-            root, parent, name = parse_entry(source["root"]), os.fsencode(target), source["name"].encode()
+        for source in [source for source in manifest["sources"] if source.get("root") is not None]:
+            parent, name = os.fsencode(target), source["name"].encode()
+            root = parse_entry(source["root"], source["name"])
             if root["k"] != DIRECTORY:
                 parent, name = os.path.join(parent, name), root["n"]
                 os.mkdir(parent)
@@ -228,8 +229,8 @@ class Repository:
         first = links.setdefault(tuple(entry["l"][1:]), path) if "l" in entry else path
         if kind == DIRECTORY:
             os.mkdir(path, 0o700)
-            for child in self.items(1, what, *ROOT.unpack(entry["q"])) if "q" in entry else ():
-                # In order no name comes twice: nothing is written through an earlier entry, as a symlink.
+            for child in self.items(1, what, *decode(ROOT.unpack, entry["q"], what)) if "q" in entry else ():
+                # As no name comes twice, nothing is written through an earlier entry that is a symlink.
                 check(last < child["n"], f"{what}: the name {child['n']} is not in order")
                 last = child["n"]
                 self.restore_entry(child, path, last, links)
@@ -241,14 +242,14 @@ class Repository:
         elif kind == SYMLINK:
             os.symlink(entry["s"], path)
         elif kind == SOCKET or not attempt(os.mknod, path, SPECIAL[kind] | 0o600, entry["r"]):
-            return
+            return  # a socket is for its listener to make
         set_metadata(entry, path)
 
     def write_content(self, entry, out, what):
         runs = entry.get("h", [[0, entry["z"]]])
         room, runs, end, left = sum(length for _, length in runs), iter(runs), 0, 0
         if "q" in entry:
-            chunks = self.items(0, what, *ROOT.unpack(entry["q"])[:2], room)
+            chunks = self.items(0, what, *decode(ROOT.unpack, entry["q"], what)[:2], room)
         else:
             chunks = parse_pairs(entry["c"], LENGTH, room, what)
         for id, length in chunks:
@@ -270,9 +271,8 @@ def set_metadata(entry, path):
     for name, value in entry["x"]:
         attempt(os.setxattr, path, name, value, follow_symlinks=False)
     if entry["k"] != SYMLINK:
-        # Set-id bits are meant for the recorded owner alone.
         own = os.lstat(path)[stat.ST_UID : stat.ST_GID + 1] == (entry["u"], entry["g"])
-        attempt(os.chmod, path, entry["m"] if own else entry["m"] & 0o1777)
+        attempt(os.chmod, path, entry["m"] if own else entry["m"] & 0o1777)  # set-id bits are the owner's
     attempt(os.utime, path, ns=(entry["t"], entry["t"]), follow_symlinks=False)
 
 
@@ -288,7 +288,7 @@ def main(arguments):
             case _:
                 say("usage: extract.py REPO [STAMP DIR]; --help explains")
                 return 2
-    except (*FAILURES, MemoryError, RecursionError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         say(f"error: {error}")
         return 1
 

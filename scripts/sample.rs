@@ -28,7 +28,9 @@ fn main() -> Done {
 fn make(place: &Path) -> Done {
     fs::create_dir_all(place.join("chroma").join(SEGMENT))?;
     let notes = Connection::open(place.join("notes.db"))?;
-    notes.execute_batch("CREATE TABLE notes(id INTEGER PRIMARY KEY, text); CREATE VIRTUAL TABLE words USING fts5(text)")?;
+    notes.execute_batch(
+        "CREATE TABLE notes(id INTEGER PRIMARY KEY, text); CREATE VIRTUAL TABLE words USING fts5(text)",
+    )?;
     add_notes(&notes, 1..=ROWS)?;
     save(&place.join("registry.json"), br#"{"projects": ["one", "two"]}"#)?;
     let store = Connection::open(place.join("chroma/chroma.sqlite3"))?;

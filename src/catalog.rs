@@ -45,7 +45,7 @@ pub fn latest<'s>(snapshots: &'s Snapshots, profile: &str, having: Option<&str>)
         let holds = |name: &str| snapshot.manifest.source(name).is_some_and(|source| source.root.is_some());
         snapshot.manifest.profile == profile
             && snapshot.manifest.kind == SnapshotKind::Backup
-            && snapshot.manifest.is_valid()
+            && snapshot.is_valid()
             && having.is_none_or(holds)
     })
 }

@@ -107,7 +107,9 @@ type Inherited = (Proof, Vec<crate::format::CollectionCount>);
 
 fn inherit(source: &SourceRecord, root: &Entry, earlier: &Snapshots) -> Option<Inherited> {
     earlier.list.iter().rev().find_map(|snapshot| {
-        let before = snapshot.manifest.source(&source.name).filter(|before| before.kind == source.kind)?;
+        // A snapshot that a later validation found bad has nothing to leave.
+        let sound = snapshot.is_valid().then_some(snapshot)?;
+        let before = sound.manifest.source(&source.name).filter(|before| before.kind == source.kind)?;
         let proof = before.proof.as_ref()?;
         let same = before.root.as_ref().is_some_and(|earlier| {
             earlier.content == root.content && earlier.size == root.size && earlier.captured == root.captured
@@ -126,16 +128,24 @@ fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: D
         Depth::FullEvery(every) => i64::try_from(every.as_nanos()).unwrap_or(i64::MAX),
     };
     let since = now_nanos().saturating_sub(every);
-    let recent = earlier.list.iter().any(|snapshot| {
-        let proof = snapshot.manifest.source(&source.name).and_then(|before| before.proof.as_ref());
-        snapshot.manifest.profile == profile
-            && proof.is_some_and(|proof| {
+    let recent =
+        earlier.list.iter().filter(|snapshot| snapshot.manifest.profile == profile).any(|snapshot| {
+            let own = snapshot.manifest.source(&source.name).and_then(|before| before.proof.as_ref());
+            let at_publication = own.is_some_and(|proof| {
                 proof.level == Level::Full
                     && proof.validator == VALIDATOR_VERSION
                     && proof.is_valid()
                     && proof.time_ns >= since
-            })
-    });
+            });
+            let afterwards = snapshot.later_proof.as_ref().is_some_and(|proof| {
+                proof.level == Level::Full
+                    && proof.validator == VALIDATOR_VERSION
+                    && proof.is_valid()
+                    && proof.time_ns >= since
+                    && proof.sources.contains(&source.name)
+            });
+            at_publication || afterwards
+        });
     if recent { Level::Quick } else { Level::Full }
 }
 
@@ -197,11 +207,14 @@ fn prove_source(
     Ok(found)
 }
 
+/// Takes a file's path and entry.
+type Visit<'v> = dyn FnMut(&[u8], &Entry) -> Result<(), RepositoryError> + 'v;
+
 /// Walks all entries (which proves the entry trees), giving each file with its path.
 fn each_file(
     repository: &Repository,
     root: &Entry,
-    visit: &mut dyn FnMut(&[u8], &Entry) -> Result<(), RepositoryError>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), (Vec<u8>, RepositoryError)> {
     let mut waiting = vec![(Vec::new(), root.clone())];
     while let Some((path, entry)) = waiting.pop() {

@@ -61,6 +61,11 @@ pub fn backup(
         }
         Ok(())
     })?;
+    if let Some(spec) = request.sources.first().filter(|_| sources.iter().all(|source| source.root.is_none()))
+    {
+        let error = CaptureError::Missing { path: spec.path.clone() };
+        return Err(BackupError::from_capture(&spec.name, error));
+    }
     let written = writer.finish()?;
     let manifest = Manifest {
         format: FORMAT_VERSION,
@@ -91,9 +96,8 @@ fn one_source(
     warnings: &mut Vec<String>,
 ) -> Result<SourceRecord, BackupError> {
     let found = parent_of(snapshots, request, spec);
-    let parent = found.and_then(|(_, record)| {
-        Some(Parent::new(writer.repository(), record.root.clone()?, record.captured_ns))
-    });
+    let parent =
+        found.and_then(|(_, record)| Some(Parent::new(writer.repository(), record.root.clone()?, record)));
     let Chunking { min_bytes, average_bytes, max_bytes, .. } = *writer.repository().chunking();
     let cutter = Cutter::new(Sizes { min: min_bytes, average: average_bytes, max: max_bytes });
     let scratch = &request.options.temporary_directory;

@@ -1,6 +1,6 @@
 //! What the parent snapshot holds at a path, found directory by directory as the walk goes along.
 
-use crate::format::{Content, Entry, EntryKind};
+use crate::format::{Consistency, Content, Entry, EntryKind, SourceRecord};
 use crate::repository::Repository;
 use crate::source::Seen;
 
@@ -9,6 +9,7 @@ pub struct Parent<'r> {
     repository: &'r Repository,
     root: Entry,
     captured_ns: i64,
+    consistency: Consistency,
     /// The directories on the way to the path asked for last, outermost first.
     open: Vec<(Vec<u8>, Vec<Entry>)>,
     /// A directory of the parent could not be read: files below it are then read from the source again.
@@ -16,14 +17,15 @@ pub struct Parent<'r> {
 }
 
 impl<'r> Parent<'r> {
-    pub fn new(repository: &'r Repository, root: Entry, captured_ns: i64) -> Self {
-        Self { repository, root, captured_ns, open: Vec::new(), damage: None }
+    pub fn new(repository: &'r Repository, root: Entry, source: &SourceRecord) -> Self {
+        let (captured_ns, consistency) = (source.captured_ns, source.consistency);
+        Self { repository, root, captured_ns, consistency, open: Vec::new(), damage: None }
     }
 
     /// The parent's entry at `path`; the walk asks in depth-first order, so that each directory is loaded once.
     pub fn find(&mut self, path: &[u8]) -> Option<Seen> {
         if path.is_empty() {
-            return Some(Seen { entry: self.root.clone(), captured_ns: self.captured_ns });
+            return Some(self.seen(self.root.clone()));
         }
         let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (path.get(..slash)?, path.get(slash + 1..)?),
@@ -31,7 +33,12 @@ impl<'r> Parent<'r> {
         };
         let entries = self.directory(directory)?;
         let place = entries.binary_search_by(|entry| entry.name.as_slice().cmp(name)).ok()?;
-        Some(Seen { entry: entries.get(place)?.clone(), captured_ns: self.captured_ns })
+        let entry = entries.get(place)?.clone();
+        Some(self.seen(entry))
+    }
+
+    fn seen(&self, entry: Entry) -> Seen {
+        Seen { entry, consistency: self.consistency, captured_ns: self.captured_ns }
     }
 
     fn directory(&mut self, path: &[u8]) -> Option<&[Entry]> {

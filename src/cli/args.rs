@@ -140,7 +140,7 @@ pub struct Backup {
     /// Nothing is running: take no locks
     #[arg(long)]
     pub cold: bool,
-    /// Read every file again, also those that are unchanged
+    /// Read every file again, also unchanged ones, and store again what is damaged or missing in the repository
     #[arg(long)]
     pub reread: bool,
     /// How long to try to hold a database that is being written

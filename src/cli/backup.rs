@@ -35,7 +35,7 @@ pub fn run(context: &Context, arguments: &args::Backup, progress: &dyn Progress)
     let started = Instant::now();
     let sources = select(context, arguments)?;
     if arguments.dry_run {
-        return Ok(dry_run(&sources));
+        return dry_run(&sources);
     }
     let request = request(context, arguments, sources)?;
     let repository = context.open()?;
@@ -83,7 +83,7 @@ fn request(
     Ok(PublishRequest { backup, depth, patience: context.patience()?, reread: arguments.reread })
 }
 
-fn dry_run(sources: &[SourceSpec]) -> Report {
+fn dry_run(sources: &[SourceSpec]) -> Result<Report, Failure> {
     let mut keys = Map::new();
     let mut lines = Vec::new();
     for source in sources {
@@ -103,7 +103,17 @@ fn dry_run(sources: &[SourceSpec]) -> Report {
         keys.insert(source.name.clone(), described);
     }
     lines.push("nothing was read or stored".into());
-    Report::done(json!({ "sources": keys }), lines)
+    let missing = sources.iter().find(|source| !source.optional && !source.path.exists());
+    if let Some(source) = missing {
+        let message = format!("source {:?}: {} does not exist", source.name, source.path.display());
+        let mut failure = Failure::new(ExitCode::Unexpected, "source_missing", message)
+            .at(&source.path)
+            .hint("a source that may be missing is marked `optional = true`");
+        failure.keys.insert("sources".into(), Value::Object(keys));
+        failure.details = lines;
+        return Err(failure);
+    }
+    Ok(Report::done(json!({ "sources": keys }), lines))
 }
 
 /// How a source was proven, in one word.
@@ -134,7 +144,7 @@ fn report(published: &Published, backup_root: &str, duration_ms: u64) -> Report 
         keys.extend(more);
     }
     let mut warnings = warnings.clone();
-    warnings.extend(unreadable(manifest));
+    warnings.extend(worth_a_word(manifest));
     warnings.extend(lines_of(findings).into_iter().filter(|line| line.starts_with("warning")));
     let incomplete = manifest.sources.iter().any(is_incomplete);
     let mut report = Report::done(Value::Object(keys), lines(manifest, duration_ms));
@@ -149,10 +159,12 @@ fn is_incomplete(source: &SourceRecord) -> bool {
     source.notes.iter().any(|note| note.reason == NoteReason::Unreadable)
 }
 
-fn unreadable(manifest: &Manifest) -> Vec<String> {
+/// What could not be read, and what was changing while it was.
+fn worth_a_word(manifest: &Manifest) -> Vec<String> {
     let notes =
         manifest.sources.iter().flat_map(|source| source.notes.iter().map(move |note| (source, note)));
-    let failed = notes.filter(|(_, note)| note.reason == NoteReason::Unreadable);
+    let failed =
+        notes.filter(|(_, note)| matches!(note.reason, NoteReason::Unreadable | NoteReason::Changing));
     failed.map(|(source, note)| format!("{}/{}: {}", source.name, name(&note.path), note.detail)).collect()
 }
 

@@ -99,6 +99,7 @@ fn reason(reason: NoteReason) -> &'static str {
         NoteReason::Excluded => "excluded",
         NoteReason::Unreadable => "unreadable",
         NoteReason::Vanished => "vanished",
+        NoteReason::Changing => "changing",
         NoteReason::Remark => "remark",
     }
 }

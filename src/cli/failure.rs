@@ -265,13 +265,20 @@ impl From<RestoreError> for Failure {
             RestoreError::NotEmpty { path } => Self::usage(format!("{} is not empty", path.display()))
                 .at(&path)
                 .hint("nothing was written; name another --target"),
-            RestoreError::Io { ref path, ref source, .. } => {
-                let full = source.kind() == io::ErrorKind::StorageFull;
-                let exit = if full { ExitCode::NoSpace } else { ExitCode::RestoreIncomplete };
+            RestoreError::Io { ref path, .. } => {
                 let path = path.clone();
-                Self::new(exit, "restore_incomplete", message)
-                    .at(&path)
-                    .hint("mend the cause and run the same restore again")
+                Self::new(ExitCode::RestoreIncomplete, "restore_incomplete", message).at(&path).hint(
+                    "the target holds a mix of old and new: mend the cause and run the same restore again",
+                )
+            }
+            RestoreError::Unchecked { ref source, .. } => {
+                let full = source.kind() == io::ErrorKind::StorageFull;
+                let hint = if full {
+                    "its bytes are in place; --temp-dir names a place with room for the check"
+                } else {
+                    "its bytes are in place; run the same restore again to check them"
+                };
+                Self::new(ExitCode::RestoredButBad, "restored_unchecked", error.to_string()).hint(hint)
             }
             RestoreError::MountPoint { ref path, .. } => {
                 let path = path.clone();

@@ -25,6 +25,7 @@ pub fn skeleton() -> Value {
 pub fn run(context: &Context, arguments: &args::Init) -> Result<Report, Failure> {
     let path = context.repository_path()?;
     let (id, created) = make(&path, arguments.if_missing)?;
+    let path = std::fs::canonicalize(&path).unwrap_or(path);
     let mut lines = if created {
         vec![format!("repository {} made", path.display())]
     } else {

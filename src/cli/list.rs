@@ -79,7 +79,7 @@ pub fn snapshot_json(snapshot: &Snapshot, backup_root: &str) -> Value {
         "tags": manifest.tags,
         "pinned": snapshot.pinned,
         "sources": sources,
-        "valid": manifest.is_valid(),
+        "valid": snapshot.is_valid(),
         "validated": manifest.level().map(Level::name),
         "total_bytes": manifest.total_bytes(),
         "stored_bytes": manifest.stored_bytes,
@@ -106,7 +106,7 @@ fn lines(shown: &[&Snapshot]) -> Vec<String> {
     for snapshot in shown {
         let manifest = &snapshot.manifest;
         let proof =
-            if manifest.is_valid() { manifest.level().map_or("none", Level::name) } else { "INVALID" };
+            if snapshot.is_valid() { manifest.level().map_or("none", Level::name) } else { "INVALID" };
         let names: Vec<&str> = manifest
             .sources
             .iter()

@@ -10,10 +10,10 @@ use super::report::Report;
 use crate::catalog::{NotFound, find};
 use crate::config::parse_owner;
 use crate::flow::{RestoreItem, restore_and_check};
-use crate::format::{Entry, EntryKind, Finding, Severity, SourceKind, SourceRecord};
+use crate::format::{Entry, EntryKind, Finding, Note, NoteReason, Severity, SourceKind, SourceRecord};
 use crate::progress::Progress;
 use crate::repository::{Repository, Snapshot};
-use crate::restore::{Owner, PlaceOptions, Placed, RestoreError};
+use crate::restore::{Extras, Owner, Placed, RestoreError};
 use serde_json::{Map, Value, json};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -37,18 +37,25 @@ pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress
     let refused = refuse(context, arguments, snapshot, in_place);
     let items = plan(context, arguments, &repository, snapshot)?;
     if arguments.dry_run {
-        return Ok(dry_run(snapshot, &items, refused));
+        return match refused {
+            Some(refusal) if refusal.code != "confirmation_missing" => Err(refusal),
+            other => Ok(dry_run(snapshot, &items, other)),
+        };
     }
     if let Some(refusal) = refused {
         return Err(refusal);
     }
-    let options = PlaceOptions { owner: owner(context, arguments)? };
+    let owner = owner(context, arguments)?;
     let scratch = context.temporary_directory()?;
     prepare(arguments, &items)?;
+    if in_place {
+        // This version keeps no journal; who watches should know before the first byte is written.
+        progress.begin("restoring in place: a crash before the end would leave a mix of old and new", None);
+    }
     let mut total = Placed::default();
     let mut findings: Vec<Finding> = Vec::new();
     for item in &items {
-        let restored = restore_and_check(&repository, item, options, &scratch, progress)?;
+        let restored = restore_and_check(&repository, item, owner, &scratch, progress)?;
         let Placed { files, directories, written_bytes, removed, problems } = restored.placed;
         total.files += files;
         total.directories += directories;
@@ -72,7 +79,7 @@ fn refuse(
     in_place: bool,
 ) -> Option<Failure> {
     let manifest = &snapshot.manifest;
-    if !manifest.is_valid() && !arguments.accept_invalid {
+    if !snapshot.is_valid() && !arguments.accept_invalid {
         let message = format!("snapshot {} did not pass its validation", snapshot.stamp);
         return Some(
             Failure::new(ExitCode::Refused, "snapshot_invalid", message)
@@ -151,19 +158,17 @@ fn plan(
         let Some(root) = &source.root else { continue };
         let place = destination(context, arguments, source, root)?;
         if parts.iter().all(|path| path.is_empty()) {
-            items.push(RestoreItem {
-                name: source.name.clone(),
-                kind: Some(source.kind),
-                entry: root.clone(),
-                target: place,
-            });
+            let extras = left_out(source, b"");
+            let (name, kind) = (source.name.clone(), Some(source.kind));
+            items.push(RestoreItem { name, kind, entry: root.clone(), target: place, extras });
             continue;
         }
         for path in parts {
             let found = repository.entry_at(root, path.as_bytes())?;
             let whole = format!("{}/{path}", source.name);
             let entry = found.ok_or(NotFound::NoPath { stamp: snapshot.stamp, path: whole.clone() })?;
-            items.push(RestoreItem { name: whole, kind: None, entry, target: place.join(path) });
+            let extras = left_out(source, path.as_bytes());
+            items.push(RestoreItem { name: whole, kind: None, entry, target: place.join(path), extras });
         }
     }
     if items.is_empty() {
@@ -172,6 +177,20 @@ fn plan(
         );
     }
     Ok(items)
+}
+
+/// Paths below `part` of a source that its snapshot left out: excluded, or unreadable. It says nothing about them, so they
+/// stay as they are.
+fn left_out(source: &SourceRecord, part: &[u8]) -> Extras {
+    if source.more_notes > 0 {
+        return Extras::Keep;
+    }
+    let of_reason = |note: &&Note| matches!(note.reason, NoteReason::Excluded | NoteReason::Unreadable);
+    let below = |note: &Note| match part {
+        b"" => Some(note.path.clone()),
+        part => Some(note.path.strip_prefix(part)?.strip_prefix(b"/")?.to_vec()),
+    };
+    Extras::RemoveExcept(source.notes.iter().filter(of_reason).filter_map(below).collect())
 }
 
 /// `--target`, `--map`, the config's present path, or the recorded one.
@@ -293,14 +312,7 @@ fn conclude(
     keys.insert("written_bytes".into(), json!(total.written_bytes));
     keys.insert("removed".into(), json!(total.removed));
     keys.insert("sources".into(), json!(sources));
-    let mut warnings = total.problems.clone();
-    if in_place {
-        warnings.push(
-            "this version makes no safety snapshot and keeps no journal: had it been interrupted, a mix of old and new \
-             would have been left"
-                .into(),
-        );
-    }
+    let warnings = total.problems.clone();
     if !sound {
         let mut failure = Failure::new(
             ExitCode::RestoredButBad,

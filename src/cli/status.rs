@@ -27,11 +27,14 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
     let age = |stamp: Stamp| (now.unix() - stamp.unix()).max(0);
     let own = snapshots.list.iter().filter(|snapshot| snapshot.manifest.profile == context.profile);
     let own: Vec<_> = own.filter(|snapshot| snapshot.manifest.kind == SnapshotKind::Backup).collect();
-    let mut names: BTreeSet<String> = own
-        .iter()
-        .flat_map(|snapshot| &snapshot.manifest.sources)
-        .map(|source| source.name.clone())
-        .collect();
+    // With a config its sources count; without, those that snapshots have held.
+    let names: BTreeSet<String> = match &context.config {
+        Some(config) => config.sources.iter().map(|source| source.spec.name.clone()).collect(),
+        None => {
+            let sources = own.iter().flat_map(|snapshot| &snapshot.manifest.sources);
+            sources.map(|source| source.name.clone()).collect()
+        }
+    };
     let demanded: BTreeSet<String> = context
         .config
         .iter()
@@ -39,9 +42,6 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
         .filter(|source| source.on_demand || source.spec.optional)
         .map(|source| source.spec.name.clone())
         .collect();
-    names.extend(
-        context.config.iter().flat_map(|config| &config.sources).map(|source| source.spec.name.clone()),
-    );
     let mut lines = vec![format!("{} snapshot(s) of profile {}", own.len(), context.profile)];
     let (mut sources, mut stale) = (Map::new(), Vec::new());
     for name in names {

@@ -4,7 +4,7 @@ use crate::backup::{BackupError, BackupRequest, backup};
 use crate::format::{Finding, Manifest, SnapshotKind};
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, Repository, RepositoryError, Snapshots};
+use crate::repository::{ChunkWriter, Repository, RepositoryError, Snapshots, Trust};
 use crate::validate::{Depth, ValidateOptions, prove_draft};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub struct PublishRequest {
     pub depth: Depth,
     /// How long to wait for another run of the same profile.
     pub patience: Duration,
-    /// Take nothing over from earlier snapshots: read every file again.
+    /// Take nothing over from earlier snapshots: read every file again, and every stored chunk that it would share.
     pub reread: bool,
 }
 
@@ -50,7 +50,8 @@ pub fn prove_and_publish(
     for (file, detail) in &earlier.damaged {
         warnings.push(format!("{file} is damaged and hides a snapshot: {detail}"));
     }
-    let writer = ChunkWriter::new(repository);
+    let trust = if request.reread { Trust::Nothing } else { Trust::Index };
+    let writer = ChunkWriter::new(repository, trust);
     // Stamps go by all snapshots; what may be taken over goes by what the request allows.
     let known =
         if request.reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };

@@ -2,8 +2,8 @@
 
 use crate::format::{Entry, Finding, Level, SourceKind};
 use crate::progress::Progress;
-use crate::repository::{Repository, RepositoryError};
-use crate::restore::{PlaceOptions, Placed, PlacedFiles, RestoreError, place};
+use crate::repository::Repository;
+use crate::restore::{Extras, Owner, PlaceOptions, Placed, PlacedFiles, RestoreError, place};
 use crate::source::judge;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ pub struct RestoreItem {
     pub kind: Option<SourceKind>,
     pub entry: Entry,
     pub target: PathBuf,
+    pub extras: Extras,
 }
 
 /// What was restored.
@@ -27,19 +28,17 @@ pub struct Restored {
 pub fn restore_and_check(
     repository: &Repository,
     item: &RestoreItem,
-    options: PlaceOptions,
+    owner: Owner,
     temporary_directory: &Path,
     progress: &dyn Progress,
 ) -> Result<Restored, RestoreError> {
     progress.begin(&format!("restoring {}", item.name), None);
+    let options = PlaceOptions { owner, extras: item.extras.clone() };
     let placed = place(repository, &item.entry, &item.target, options, progress)?;
     let Some(kind) = item.kind else { return Ok(Restored { placed, findings: Vec::new() }) };
     progress.begin(&format!("checking {}", item.name), None);
     let files = PlacedFiles { repository, root: item.entry.clone(), target: item.target.clone() };
     let judged = judge(kind, &item.name, &files, Level::Full, temporary_directory);
-    let judgement = judged.map_err(|source| {
-        let directory = temporary_directory.to_owned();
-        RestoreError::Repository(RepositoryError::Scratch { directory, source })
-    })?;
+    let judgement = judged.map_err(|source| RestoreError::Unchecked { name: item.name.clone(), source })?;
     Ok(Restored { placed, findings: judgement.findings })
 }

@@ -146,6 +146,8 @@ pub enum NoteReason {
     Unreadable,
     /// It went away between being listed and being read.
     Vanished,
+    /// It changed during each attempt to read it: the copy may hold parts of several states.
+    Changing,
     /// Said for the record; nothing is missing.
     Remark,
 }

@@ -79,8 +79,11 @@ impl Root {
         let mut reader = Reader::new(bytes, "root");
         let root = Self { id: reader.id()?, level: reader.u8()?, weight: reader.u64()? };
         reader.finish()?;
-        if root.level > MAX_LEVEL {
-            return Err(FormatError::invalid("root", format!("level {}", root.level)));
+        if root.level > MAX_LEVEL || root.weight == 0 {
+            return Err(FormatError::invalid(
+                "root",
+                format!("level {}, weight {}", root.level, root.weight),
+            ));
         }
         Ok(root)
     }
@@ -130,7 +133,12 @@ fn decode_children(payload: &[u8]) -> Result<Vec<Child>, FormatError> {
     let mut reader = Reader::new(payload, "inner node");
     let mut children = Vec::new();
     while reader.remaining() > 0 {
-        children.push(Child { id: reader.id()?, weight: reader.u64()? });
+        let child = Child { id: reader.id()?, weight: reader.u64()? };
+        // Nothing weighs nothing: nodes that claim it could keep a reader busy for ever.
+        if child.weight == 0 {
+            return Err(FormatError::invalid("inner node", "a child of weight 0"));
+        }
+        children.push(child);
     }
     if children.is_empty() { Err(FormatError::invalid("inner node", "no children")) } else { Ok(children) }
 }
@@ -291,7 +299,7 @@ mod tests {
         match Node::decode(&kept[&id]).unwrap() {
             Node::Chunks(mut chunks) => out.append(&mut chunks),
             Node::Inner { children, .. } => children.iter().for_each(|child| walk(child.id, kept, out)),
-            Node::Entries(_) => panic!("no entries here"),
+            Node::Entries(_) => unreachable!("no entries here"),
         }
     }
 

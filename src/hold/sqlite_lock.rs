@@ -157,12 +157,16 @@ impl SqliteHold {
         }
         // SQLite's rule for readers: PENDING keeps new readers out while a writer waits for the last one to leave.
         if !try_read_lock(&database, PENDING)? {
-            return Ok(Attempt::Busy("a writer is committing, or keeps the database in exclusive locking mode"));
+            return Ok(Attempt::Busy(
+                "a writer is committing, or keeps the database in exclusive locking mode",
+            ));
         }
         let shared = try_read_lock(&database, SHARED)?;
         unlock(&database, PENDING)?;
         if !shared {
-            return Ok(Attempt::Busy("a writer is committing, or keeps the database in exclusive locking mode"));
+            return Ok(Attempt::Busy(
+                "a writer is committing, or keeps the database in exclusive locking mode",
+            ));
         }
         let attempt = Self::attempt_shared(&database, path);
         if !matches!(attempt, Ok(Attempt::Held(_))) {
@@ -179,7 +183,11 @@ impl SqliteHold {
         } else {
             Self::attempt_rollback(database.try_clone()?, &sidecars)?
         };
-        if same_file(database, path)? { Ok(attempt) } else { Ok(Attempt::Busy("the database file was replaced")) }
+        if same_file(database, path)? {
+            Ok(attempt)
+        } else {
+            Ok(Attempt::Busy("the database file was replaced"))
+        }
     }
 
     /// Opens the database without any lock: its operator says that nothing is running.

@@ -223,20 +223,28 @@ impl ChunkIndex {
     /// Where a chunk lies, or `None`.
     pub fn find(&self, id: &Id) -> Option<Location> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let found = tables.memory.find(id, &tables.numbers).filter(|location| self.has_pack(&location.pack));
-        if found.is_some() {
-            return found;
-        }
-        let looked_up = tables.rocks.as_ref()?.find(id, |pack| self.has_pack(pack));
+        let found = tables.memory.find(id, &tables.numbers).find(|location| self.has_pack(&location.pack));
+        drop(tables);
+        found.or_else(|| self.find_all(id).into_iter().next())
+    }
+
+    /// Everywhere that a chunk lies: where one copy is damaged another may be whole.
+    pub fn find_all(&self, id: &Id) -> Vec<Location> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<Location> = tables.memory.find(id, &tables.numbers).collect();
+        let looked_up = tables.rocks.as_ref().map(|rocks| rocks.find(id));
         drop(tables);
         match looked_up {
-            Ok(found) => found,
-            Err(error) => self.find_without_cache(id, &error),
+            None => {}
+            Some(Ok(more)) => found.extend(more),
+            Some(Err(error)) => found = self.find_without_cache(id, &error),
         }
+        found.retain(|location| self.has_pack(&location.pack));
+        found
     }
 
     /// A damaged cache costs time, never a chunk: everything is loaded again, into memory.
-    fn find_without_cache(&self, id: &Id, error: &CacheError) -> Option<Location> {
+    fn find_without_cache(&self, id: &Id, error: &CacheError) -> Vec<Location> {
         self.warn(format!("the index cache failed and is left aside: {error}"));
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(broken) = tables.rocks.take()
@@ -247,7 +255,7 @@ impl ChunkIndex {
         {
             self.warn(format!("the index could not be loaded again: {error}"));
         }
-        tables.memory.find(id, &tables.numbers).filter(|location| self.has_pack(&location.pack))
+        tables.memory.find(id, &tables.numbers).collect()
     }
 
     /// Lists the packs again: those that another process has pruned since count no longer. Returns how many are gone.

@@ -9,18 +9,26 @@ use crate::format::{Key, Pack};
 use crate::id::Id;
 
 impl Repository {
-    /// The bytes of a chunk, proven to be those that the id names.
+    /// The bytes of a chunk, proven to be those that the id names. Where one copy is damaged, the others are tried.
     pub fn read_chunk(&self, id: &Id) -> Result<Vec<u8>, RepositoryError> {
-        let location = self.index()?.find(id).ok_or(RepositoryError::MissingChunk { id: *id })?;
-        self.read_at(id, &location)
+        let index = self.index()?;
+        let first = index.find(id).ok_or(RepositoryError::MissingChunk { id: *id })?;
+        let damage = match self.read_at(id, &first) {
+            Err(error @ RepositoryError::Damaged { .. }) => error,
+            other => return other,
+        };
+        let others = index.find_all(id).into_iter().filter(|location| *location != first);
+        others.filter_map(|location| self.read_at(id, &location).ok()).next().ok_or(damage)
     }
 
     /// The chunk is in a pack that is there, and that pack has the size which the index expects.
     pub fn has_chunk(&self, id: &Id) -> Result<bool, RepositoryError> {
         let index = self.index()?;
-        let Some(location) = index.find(id) else { return Ok(false) };
-        let end = location.offset + u64::from(location.stored_len);
-        Ok(index.pack_len(&location.pack).is_some_and(|len| end <= len))
+        let fits = |location: &Location| {
+            let end = location.offset + u64::from(location.stored_len);
+            index.pack_len(&location.pack).is_some_and(|len| end <= len)
+        };
+        Ok(index.find(id).is_some_and(|location| fits(&location)) || index.find_all(id).iter().any(fits))
     }
 
     fn read_at(&self, id: &Id, location: &Location) -> Result<Vec<u8>, RepositoryError> {

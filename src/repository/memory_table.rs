@@ -4,6 +4,7 @@ use super::chunk_index::{Location, PackNumbers};
 use crate::format::{Encoding, IndexedPack, Pack};
 use crate::id::Id;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// An id is a hash already: its first bytes serve as they are.
@@ -29,6 +30,8 @@ pub type IdMap<T> = HashMap<Id, T, BuildHasherDefault<PrefixHasher>>;
 #[derive(Default)]
 pub struct MemoryTable {
     places: IdMap<Place>,
+    /// Further places of the few chunks that lie in several packs.
+    others: IdMap<Vec<Place>>,
 }
 
 #[derive(Clone, Copy)]
@@ -40,8 +43,20 @@ struct Place {
     encoding: u8,
 }
 
+impl Place {
+    fn location(&self, numbers: &PackNumbers) -> Option<Location> {
+        Some(Location {
+            pack: numbers.id(self.pack)?,
+            offset: u64::from(self.offset),
+            stored_len: self.stored_len,
+            plain_len: self.plain_len,
+            encoding: Encoding::from_byte(self.encoding).ok()?,
+        })
+    }
+}
+
 impl MemoryTable {
-    /// Adds a pack's chunks; one that is known already keeps its first place.
+    /// Adds a pack's chunks.
     pub fn insert(&mut self, indexed: &IndexedPack, numbers: &mut PackNumbers) {
         let pack = numbers.number(indexed.pack);
         let mut offset = Pack::FIRST_OFFSET;
@@ -50,22 +65,21 @@ impl MemoryTable {
             if let Ok(offset) = u32::try_from(offset) {
                 let (stored_len, plain_len) = (record.stored_len, record.plain_len);
                 let place = Place { pack, offset, stored_len, plain_len, encoding: record.encoding.byte() };
-                self.places.entry(record.id).or_insert(place);
+                match self.places.entry(record.id) {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(place);
+                    }
+                    Entry::Occupied(_) => self.others.entry(record.id).or_default().push(place),
+                }
             }
             offset += u64::from(record.stored_len);
         }
     }
 
-    /// Where a chunk lies.
-    pub fn find(&self, id: &Id, numbers: &PackNumbers) -> Option<Location> {
-        let place = self.places.get(id)?;
-        Some(Location {
-            pack: numbers.id(place.pack)?,
-            offset: u64::from(place.offset),
-            stored_len: place.stored_len,
-            plain_len: place.plain_len,
-            encoding: Encoding::from_byte(place.encoding).ok()?,
-        })
+    /// Everywhere that a chunk lies.
+    pub fn find(&self, id: &Id, numbers: &PackNumbers) -> impl Iterator<Item = Location> {
+        let further = self.others.get(id).into_iter().flatten();
+        self.places.get(id).into_iter().chain(further).filter_map(|place| place.location(numbers))
     }
 
     /// How many chunks it knows.

@@ -16,5 +16,5 @@ pub use chunk_index::IndexOptions;
 pub use error::RepositoryError;
 pub use file_reader::FileReader;
 pub use open::{Held, Repository};
-pub use pack_writer::{ChunkWriter, Written};
+pub use pack_writer::{ChunkWriter, Trust, Written};
 pub use snapshots::{Snapshot, Snapshots};

@@ -27,6 +27,15 @@ pub struct Written {
     pub metadata_bytes: u64,
 }
 
+/// When a chunk counts as kept already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// When the index knows it, in a pack that is there.
+    Index,
+    /// When it was read back and proven just now; a damaged one is stored again.
+    Nothing,
+}
+
 struct OpenPack {
     kind: PackKind,
     bytes: Vec<u8>,
@@ -41,6 +50,7 @@ struct Checkpoint {
 /// Writes chunks that the repository doesn't have. Shared by threads; each chunk is stored once.
 pub struct ChunkWriter<'r> {
     repository: &'r Repository,
+    trust: Trust,
     data: Mutex<OpenPack>,
     tree: Mutex<OpenPack>,
     /// Chunks of this run, which the index doesn't know yet.
@@ -55,10 +65,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<'r> ChunkWriter<'r> {
     /// A writer into an open repository.
-    pub fn new(repository: &'r Repository) -> Self {
+    pub fn new(repository: &'r Repository, trust: Trust) -> Self {
         let open = |kind| Mutex::new(OpenPack { kind, bytes: Pack::begin(), records: Vec::new() });
         Self {
             repository,
+            trust,
             data: open(PackKind::Data),
             tree: open(PackKind::Tree),
             claimed: Mutex::default(),
@@ -76,7 +87,7 @@ impl<'r> ChunkWriter<'r> {
     /// still be in memory; `finish` makes all of them durable.
     pub fn put(&self, kind: PackKind, plain: &[u8]) -> Result<Id, RepositoryError> {
         let id = Id::of(plain);
-        if self.repository.index()?.find(&id).is_some() || lock(&self.claimed).insert(id, ()).is_some() {
+        if self.is_kept(&id)? || lock(&self.claimed).insert(id, ()).is_some() {
             return Ok(id);
         }
         let (encoding, stored) = codec::encode(plain);
@@ -108,6 +119,18 @@ impl<'r> ChunkWriter<'r> {
         drop(pack);
         self.write_pack(kind, bytes, records)?;
         Ok(id)
+    }
+
+    fn is_kept(&self, id: &Id) -> Result<bool, RepositoryError> {
+        match (self.repository.index()?.find(id), self.trust) {
+            (None, _) => Ok(false),
+            (Some(_), Trust::Index) => Ok(true),
+            (Some(_), Trust::Nothing) => match self.repository.read_chunk(id) {
+                Ok(_) => Ok(true),
+                Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }) => Ok(false),
+                Err(error) => Err(error),
+            },
+        }
     }
 
     fn write_pack(

@@ -138,8 +138,9 @@ impl RocksTable {
         Ok(())
     }
 
-    /// The first place of a chunk whose pack is `present`.
-    pub fn find(&self, id: &Id, present: impl Fn(&Id) -> bool) -> Result<Option<Location>, CacheError> {
+    /// Everywhere that a chunk lies, packs that are gone included.
+    pub fn find(&self, id: &Id) -> Result<Vec<Location>, CacheError> {
+        let mut found = Vec::new();
         let mut options = ReadOptions::default();
         options.set_prefix_same_as_start(true);
         let from = IteratorMode::From(id.as_bytes(), rocksdb::Direction::Forward);
@@ -148,13 +149,10 @@ impl RocksTable {
             if key.get(..Id::LEN) != Some(id.as_bytes().as_slice()) {
                 break;
             }
-            let location =
-                decode_value(&value).ok_or_else(|| CacheError::Damaged("a row of the wrong shape".into()))?;
-            if present(&location.pack) {
-                return Ok(Some(location));
-            }
+            let location = decode_value(&value);
+            found.push(location.ok_or_else(|| CacheError::Damaged("a row of the wrong shape".into()))?);
         }
-        Ok(None)
+        Ok(found)
     }
 }
 

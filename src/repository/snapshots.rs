@@ -15,6 +15,15 @@ pub struct Snapshot {
     pub manifest_id: Id,
     pub manifest: Manifest,
     pub pinned: bool,
+    /// The newest validation that came after publication, if there was one.
+    pub later_proof: Option<ProofFile>,
+}
+
+impl Snapshot {
+    /// As far as is known: the newest later validation decides, else the proof that it was published with.
+    pub fn is_valid(&self) -> bool {
+        self.later_proof.as_ref().map_or_else(|| self.manifest.is_valid(), ProofFile::is_valid)
+    }
 }
 
 /// The snapshots of a repository, ascending by stamp, and what was skipped.
@@ -42,11 +51,15 @@ impl Repository {
         let mut stamps: Vec<Stamp> =
             self.keys("snapshots", |key| if let Key::Snapshot(stamp) = key { Some(stamp) } else { None })?;
         stamps.sort_unstable();
+        let proofs = self.proofs()?;
         let mut found = Snapshots::default();
         for stamp in stamps {
             match self.read_snapshot(stamp) {
                 Ok((manifest_id, manifest)) => {
-                    found.list.push(Snapshot { stamp, manifest_id, manifest, pinned: pins.contains(&stamp) });
+                    let own = proofs.iter().filter(|proof| proof.manifest == manifest_id);
+                    let later_proof = own.max_by_key(|proof| proof.time_ns).cloned();
+                    let pinned = pins.contains(&stamp);
+                    found.list.push(Snapshot { stamp, manifest_id, manifest, pinned, later_proof });
                 }
                 Err(RepositoryError::NoSnapshot { .. }) => found.arriving.push(stamp),
                 Err(RepositoryError::Damaged { file, detail }) => found.damaged.push((file, detail)),

@@ -102,10 +102,20 @@ impl Repository {
                 }
                 Node::Inner { .. } => return Err(damaged(root, "an inner node at the wrong level")),
                 _ if level > 0 => return Err(damaged(root, "a leaf at an inner level")),
+                leaf if weight_of(&leaf) != weight => return Err(damaged(root, "a leaf of another weight")),
                 leaf => take(leaf).map_err(|detail| damaged(root, detail))?,
             }
         }
         Ok(())
+    }
+}
+
+/// What a leaf holds: bytes of chunks, or entries.
+fn weight_of(leaf: &Node) -> u64 {
+    match leaf {
+        Node::Chunks(chunks) => chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
+        Node::Entries(entries) => entries.len() as u64,
+        Node::Inner { .. } => 0,
     }
 }
 

@@ -13,6 +13,8 @@ pub enum RestoreError {
     MountPoint { path: PathBuf, wanted: &'static str },
     #[error("{path} is not empty")]
     NotEmpty { path: PathBuf },
+    #[error("the restored {name} could not be checked: {source}")]
+    Unchecked { name: String, source: io::Error },
     #[error(transparent)]
     Repository(#[from] RepositoryError),
     #[error("interrupted")]

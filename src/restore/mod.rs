@@ -8,5 +8,5 @@ mod placed_files;
 mod remove;
 
 pub use error::RestoreError;
-pub use place::{Owner, PlaceOptions, Placed, place};
+pub use place::{Extras, Owner, PlaceOptions, Placed, place};
 pub use placed_files::PlacedFiles;

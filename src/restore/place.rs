@@ -27,9 +27,19 @@ pub enum Owner {
 }
 
 /// How to place.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PlaceOptions {
     pub owner: Owner,
+    pub extras: Extras,
+}
+
+/// What happens to entries in the target that the snapshot doesn't have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extras {
+    /// They go, but for these paths below the source: the snapshot left them out, so it says nothing about them.
+    RemoveExcept(HashSet<Vec<u8>>),
+    /// All stay: what the snapshot left out isn't fully known.
+    Keep,
 }
 
 /// What was done.
@@ -56,6 +66,8 @@ struct Placer<'a> {
     placed: Placed,
     /// Where the first name of each hard-linked file was placed.
     links: HashMap<(u64, u64), PathBuf>,
+    /// The target itself, from which paths below the source are told.
+    root: PathBuf,
 }
 
 /// Makes `target` what `entry` is: a directory gains, loses and changes entries until it equals the snapshot's, a file
@@ -74,8 +86,8 @@ pub fn place(
     let directory =
         open(above, flags, Mode::empty()).map_err(|errno| RestoreError::io("open", above, errno))?;
     let name = real.file_name().map_or(&b"."[..], OsStrExt::as_bytes);
-    let mut placer =
-        Placer { repository, options, progress, placed: Placed::default(), links: HashMap::new() };
+    let (placed, links, root) = (Placed::default(), HashMap::new(), real.clone());
+    let mut placer = Placer { repository, options, progress, placed, links, root };
     let entry = Entry { name: name.to_owned(), ..entry.clone() };
     if entry.captured == Captured::Sqlite {
         placer.remove_sidecars(directory.as_fd(), &entry.name, &real)?;
@@ -124,6 +136,14 @@ impl Placer<'_> {
             remove(directory, &entry.name, shown, &mut self.placed)?;
             same_kind = false;
         }
+        if let Some(stat) = present.filter(|_| same_kind)
+            && self.has_other_names(&stat, entry)
+            && !is_mount_point(directory, &entry.name)
+        {
+            // Written in place it would change under its other names too, which may lie outside the source.
+            remove(directory, &entry.name, shown, &mut self.placed)?;
+            same_kind = false;
+        }
         if let Some(link) = entry.link
             && self.link(directory, entry, link, present.filter(|_| same_kind), shown)?
         {
@@ -136,6 +156,18 @@ impl Placer<'_> {
             _ => self.special(directory, entry, present.filter(|_| same_kind), shown)?,
         }
         Ok(())
+    }
+
+    /// The file has more names than the snapshot's, or shares them with another group of it.
+    fn has_other_names(&self, present: &FileStat, entry: &Entry) -> bool {
+        if entry.kind != EntryKind::File || present.st_nlink < 2 {
+            return false;
+        }
+        let Some(link) = entry.link else { return true };
+        let first = self.links.get(&(link.dev, link.ino)).and_then(|path| nix::sys::stat::lstat(path).ok());
+        let is_first =
+            first.is_some_and(|first| (first.st_dev, first.st_ino) == (present.st_dev, present.st_ino));
+        !is_first && present.st_nlink > link.count
     }
 
     /// True if the name is now another name of a file that was placed already.
@@ -182,19 +214,48 @@ impl Placer<'_> {
         let directory: OwnedFd = openat(above, name, flags, Mode::empty())
             .map_err(|errno| RestoreError::io("open", shown, errno))?;
         let entries = self.repository.entries(&entry.content)?;
-        // Extras go first: a stale journal must not meet a restored database.
-        let wanted: HashSet<&[u8]> = entries.iter().map(|entry| entry.name.as_slice()).collect();
-        for name in names(directory.as_fd(), shown)? {
-            if !wanted.contains(name.as_slice()) {
-                remove(directory.as_fd(), &name, &shown.join(OsStr::from_bytes(&name)), &mut self.placed)?;
-            }
-        }
+        self.remove_extras(directory.as_fd(), &entries, shown)?;
         for below in &entries {
             self.entry(directory.as_fd(), below, &shown.join(OsStr::from_bytes(&below.name)))?;
         }
         sync(directory.as_fd(), shown)?;
         set_attributes(above, entry, self.options.owner, shown, &mut self.placed);
         self.placed.directories += 1;
+        Ok(())
+    }
+
+    /// Removes what the snapshot doesn't have, before anything is placed: a stale journal must not meet a restored
+    /// database. What the snapshot left out stays, and so do the contents of a directory that could not be listed.
+    fn remove_extras(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        entries: &[Entry],
+        shown: &Path,
+    ) -> Result<(), RestoreError> {
+        let relative =
+            |path: &Path| path.strip_prefix(&self.root).unwrap_or(path).as_os_str().as_bytes().to_vec();
+        let is_left_out = |path: &Path| match &self.options.extras {
+            Extras::Keep => true,
+            Extras::RemoveExcept(left_out) => left_out.contains(&relative(path)),
+        };
+        let wanted: HashSet<&[u8]> = entries.iter().map(|entry| entry.name.as_slice()).collect();
+        let databases = entries.iter().filter(|entry| entry.captured == Captured::Sqlite);
+        let sidecars: HashSet<Vec<u8>> = databases
+            .flat_map(|entry| crate::source::sidecars_to_remove(Path::new(OsStr::from_bytes(&entry.name))))
+            .map(|path| path.as_os_str().as_bytes().to_vec())
+            .collect();
+        let all_stay = shown != self.root && is_left_out(shown);
+        let mut going = Vec::new();
+        for name in names(directory, shown)? {
+            let path = shown.join(OsStr::from_bytes(&name));
+            let stays = !sidecars.contains(&name) && (all_stay || is_left_out(&path));
+            if !wanted.contains(name.as_slice()) && !stays {
+                going.push((name, path));
+            }
+        }
+        for (name, path) in going {
+            remove(directory, &name, &path, &mut self.placed)?;
+        }
         Ok(())
     }
 

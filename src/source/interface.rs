@@ -62,6 +62,8 @@ pub struct Retaken {
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub entry: Entry,
+    /// How the source was held then.
+    pub consistency: Consistency,
     /// When that capture began: a file changed at or after this may have changed again unnoticed.
     pub captured_ns: i64,
 }

@@ -30,8 +30,13 @@ fn table(heading: &str) -> BTreeMap<String, BTreeSet<String>> {
     let page: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
     let page = std::fs::read_to_string(page).unwrap();
     let section = page.split(heading).nth(1).unwrap_or_else(|| panic!("no section {heading:?}"));
-    let rows = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
-    let quoted = |cell: &str| -> BTreeSet<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let rows = section
+        .lines()
+        .skip_while(|line| !line.starts_with("|---"))
+        .skip(1)
+        .take_while(|line| line.starts_with('|'));
+    let quoted =
+        |cell: &str| -> BTreeSet<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
     let mut found = BTreeMap::new();
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
@@ -53,7 +58,8 @@ fn every_arrow_is_in_the_table() {
         }
         let allowed = allowed.get(&room).unwrap_or_else(|| panic!("{room} is not in the table"));
         for target in code(&text).split("crate::").skip(1) {
-            let target: String = target.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+            let target: String =
+                target.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
             if target != room && !allowed.contains(&target) {
                 wrong.push(format!("{file} imports {target}"));
             }
@@ -69,9 +75,16 @@ fn the_table_has_no_circle() {
     let allowed = table("## Who may import whom");
     let mut done: BTreeSet<String> = BTreeSet::new();
     while done.len() < allowed.len() {
-        let free: Vec<String> =
-            allowed.iter().filter(|(room, below)| !done.contains(*room) && below.is_subset(&done)).map(|(room, _)| room.clone()).collect();
-        assert!(!free.is_empty(), "a circle among {:?}", allowed.keys().filter(|room| !done.contains(*room)).collect::<Vec<_>>());
+        let free: Vec<String> = allowed
+            .iter()
+            .filter(|(room, below)| !done.contains(*room) && below.is_subset(&done))
+            .map(|(room, _)| room.clone())
+            .collect();
+        assert!(
+            !free.is_empty(),
+            "a circle among {:?}",
+            allowed.keys().filter(|room| !done.contains(*room)).collect::<Vec<_>>()
+        );
         done.extend(free);
     }
 }
@@ -83,9 +96,12 @@ fn outside_crates_stay_behind_their_fences() {
     for (file, text) in source_files() {
         let code = code(&text);
         for (name, places) in &fences {
-            let starts_word = |at: usize| !code[..at].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_');
+            let starts_word =
+                |at: usize| !code[..at].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_');
             let used = code.match_indices(&format!("{name}::")).any(|(at, _)| starts_word(at));
-            let inside = places.iter().any(|place| file == *place || file.starts_with(&format!("{place}/")) || room_of(&file) == *place);
+            let inside = places.iter().any(|place| {
+                file == *place || file.starts_with(&format!("{place}/")) || room_of(&file) == *place
+            });
             if used && !inside {
                 wrong.push(format!("{file} uses {name}"));
             }

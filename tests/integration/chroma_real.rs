@@ -47,7 +47,8 @@ else:
 "#;
 
 fn chroma(python: &Path, arguments: &[&str]) -> String {
-    let output = run(Command::new(python).args(["-c", SCRIPT]).args(arguments).env("ANONYMIZED_TELEMETRY", "False"));
+    let output =
+        run(Command::new(python).args(["-c", SCRIPT]).args(arguments).env("ANONYMIZED_TELEMETRY", "False"));
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -78,12 +79,19 @@ fn ids_documents_embeddings_and_queries_are_the_same() {
             let queries = parsed[name]["queries"].as_array().unwrap();
             assert!(queries.len() > 25);
             if name != "inner" {
-                assert!(queries.iter().all(|query| query[0] == query[1]), "{name}: an id isn't found by its own vector");
+                assert!(
+                    queries.iter().all(|query| query[0] == query[1]),
+                    "{name}: an id isn't found by its own vector"
+                );
             }
         }
         // It accepted writes: counts are one higher now.
-        let after: serde_json::Value = serde_json::from_str(&chroma(&python, &["dump", restored.to_str().unwrap()])).unwrap();
-        assert_eq!(after["euclid"]["count"].as_u64(), parsed["euclid"]["count"].as_u64().map(|count| count + 1));
+        let after: serde_json::Value =
+            serde_json::from_str(&chroma(&python, &["dump", restored.to_str().unwrap()])).unwrap();
+        assert_eq!(
+            after["euclid"]["count"].as_u64(),
+            parsed["euclid"]["count"].as_u64().map(|count| count + 1)
+        );
     }
     // In place, over the second state.
     let (first, expected) = &snapshots[0];

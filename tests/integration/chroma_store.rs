@@ -62,11 +62,17 @@ fn all_files_of_the_layout_and_nothing_else() {
     settle();
     let document = scratch.ok(["backup", "store"]);
     assert_eq!(document["sources"]["store"]["kind"], "chroma");
-    assert_eq!((&document["sources"]["store"]["consistency"], &document["sources"]["store"]["files"]), (&"locked".into(), &7.into()));
+    assert_eq!(
+        (&document["sources"]["store"]["consistency"], &document["sources"]["store"]["files"]),
+        (&"locked".into(), &7.into())
+    );
     let shown = scratch.ok(["show"]);
     let details = &shown["snapshot"]["source_details"]["store"];
     assert_eq!(details["notes"][0]["path"], ORPHAN);
-    assert_eq!(details["collections"][0], serde_json::json!({ "name": "docs", "live_ids": 50, "queued": 1, "labels": 50 }));
+    assert_eq!(
+        details["collections"][0],
+        serde_json::json!({ "name": "docs", "live_ids": 50, "queued": 1, "labels": 50 })
+    );
     scratch.ok(["restore", "latest", "-t", "out"]);
     std::fs::remove_dir_all(scratch.path("store").join(ORPHAN)).unwrap();
     let strip = |path: &Path| -> Vec<String> { describe(path, false) };
@@ -87,8 +93,12 @@ fn what_chroma_could_not_open_is_not_published() {
         ("store_hnsw_header_size", |scratch| put(&segment(scratch, "header.bin"), [0; 99])),
         ("store_hnsw_header_version", |scratch| put(&segment(scratch, "header.bin"), [7; 100])),
         ("store_hnsw_link_lists_invalid", |scratch| put(&segment(scratch, "link_lists.bin"), [3; 200])),
-        ("store_hnsw_file_missing", |scratch| std::fs::remove_file(segment(scratch, "index_metadata.pickle")).unwrap()),
-        ("store_segment_dir_missing", |scratch| std::fs::remove_dir_all(scratch.path("store").join(SEGMENT)).unwrap()),
+        ("store_hnsw_file_missing", |scratch| {
+            std::fs::remove_file(segment(scratch, "index_metadata.pickle")).unwrap()
+        }),
+        ("store_segment_dir_missing", |scratch| {
+            std::fs::remove_dir_all(scratch.path("store").join(SEGMENT)).unwrap()
+        }),
     ];
     for (code, damage) in cases {
         let scratch = Scratch::new();

@@ -4,8 +4,21 @@ use crate::support::{Scratch, document, run, settle};
 use serde_json::json;
 
 const VERBS: [&str; 15] = [
-    "init", "backup", "list", "show", "ls", "cat", "diff", "status", "validate", "restore", "forget", "pin", "unpin",
-    "completions", "man",
+    "init",
+    "backup",
+    "list",
+    "show",
+    "ls",
+    "cat",
+    "diff",
+    "status",
+    "validate",
+    "restore",
+    "forget",
+    "pin",
+    "unpin",
+    "completions",
+    "man",
 ];
 
 #[test]
@@ -26,7 +39,21 @@ fn every_verb_explains_itself() {
 fn no_key_is_ever_left_out() {
     let scratch = Scratch::new();
     let common = ["schema", "verb", "ok", "exit_code", "warnings", "error"];
-    let backup = ["stamp", "backup_root", "manifest", "valid", "errors", "findings", "sources", "writer_pause_ms", "new_bytes", "stored_bytes", "metadata_bytes", "unreferenced_bytes", "duration_ms"];
+    let backup = [
+        "stamp",
+        "backup_root",
+        "manifest",
+        "valid",
+        "errors",
+        "findings",
+        "sources",
+        "writer_pause_ms",
+        "new_bytes",
+        "stored_bytes",
+        "metadata_bytes",
+        "unreferenced_bytes",
+        "duration_ms",
+    ];
     let check = |verb: &str, keys: &[&str], arguments: &[&str], code: i32| {
         let (got, document) = scratch.json(arguments);
         assert_eq!(got, code, "{document:#}");
@@ -46,7 +73,8 @@ fn no_key_is_ever_left_out() {
     check("list", &["backup_dir", "latest", "backups"], &["list"], 0);
     check("validate", &["valid", "errors", "findings"], &["validate", "latest"], 0);
     check("status", &["latest", "sources"], &["status", "--max-age", "1h"], 0);
-    let restore = ["pre_restore_snapshot", "restored_integrity_ok", "guard", "holders", "written_bytes", "a_restored"];
+    let restore =
+        ["pre_restore_snapshot", "restored_integrity_ok", "guard", "holders", "written_bytes", "a_restored"];
     check("restore", &restore, &["restore", "latest", "-t", "out"], 0);
     check("restore", &restore[..5], &["restore", "latest"], 22);
 }
@@ -107,10 +135,16 @@ fn cat_and_ls_and_diff_look_inside() {
     scratch.ok(["cat", &second, "tree/sub/a.txt", "-o", "out.txt"]);
     assert_eq!(std::fs::read(scratch.path("out.txt")).unwrap(), b"two!");
     let listed = scratch.ok(["ls", "latest", "tree", "-R"]);
-    let paths: Vec<&str> = listed["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect();
+    let paths: Vec<&str> =
+        listed["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["tree/new", "tree/sub", "tree/sub/a.txt"]);
     let diff = scratch.ok(["diff", &first, &second]);
-    let changes: Vec<(&str, &str)> = diff["differences"].as_array().unwrap().iter().map(|one| (one["change"].as_str().unwrap(), one["path"].as_str().unwrap())).collect();
+    let changes: Vec<(&str, &str)> = diff["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["change"].as_str().unwrap(), one["path"].as_str().unwrap()))
+        .collect();
     assert_eq!(changes, [("added", "tree/new"), ("modified", "tree/sub/a.txt")]);
 }
 
@@ -120,7 +154,10 @@ fn works_without_home_terminal_and_writable_root() {
     scratch.init();
     scratch.file("a.json", "{}");
     let mut bare = scratch.icecore();
-    bare.env_remove("HOME").env_remove("PATH").env("TMPDIR", "/nonexistent").args(["--json", "backup", "a.json"]);
+    bare.env_remove("HOME")
+        .env_remove("PATH")
+        .env("TMPDIR", "/nonexistent")
+        .args(["--json", "backup", "a.json"]);
     let (code, document) = document(&mut bare);
     assert_eq!(code, 0, "{document:#}");
 }
@@ -129,7 +166,10 @@ fn works_without_home_terminal_and_writable_root() {
 fn a_config_is_written_and_used() {
     let scratch = Scratch::new();
     scratch.file("app/registry.json", "{}");
-    rusqlite::Connection::open(scratch.path("app/app.db")).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+    rusqlite::Connection::open(scratch.path("app/app.db"))
+        .unwrap()
+        .execute_batch("CREATE TABLE t(a)")
+        .unwrap();
     scratch.ok(["init", "--write-config"]);
     let text = std::fs::read_to_string(scratch.path("icecore.toml")).unwrap();
     assert!(text.contains("[source.app]") && text.contains("[source.registry]"), "{text}");

@@ -10,7 +10,9 @@ fn a_second_run_of_a_profile_is_told_or_waits() {
     scratch.init();
     scratch.file("tree/x", "x");
     let held = std::fs::File::create(scratch.path("repo/locks/backup-default")).unwrap();
-    let held = nix::fcntl::Flock::lock(held, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap();
+    let held = nix::fcntl::Flock::lock(held, nix::fcntl::FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .unwrap();
     let (code, refused) = scratch.json(["backup", "tree"]);
     assert_eq!((code, refused["error"]["code"].as_str().unwrap()), (11, "busy"));
     scratch.ok(["backup", "tree", "--profile", "other"]);
@@ -36,14 +38,23 @@ fn many_profiles_at_once_get_a_stamp_each() {
             let scratch = &scratch;
             scope.spawn(move || {
                 for _ in 0..3 {
-                    scratch.ok(["--profile", &format!("p{number}"), "backup", &format!("tree=tree-{number}")]);
+                    scratch.ok([
+                        "--profile",
+                        &format!("p{number}"),
+                        "backup",
+                        &format!("tree=tree-{number}"),
+                    ]);
                 }
             });
         }
     });
     let list = scratch.ok(["list"]);
-    let stamps: std::collections::BTreeSet<String> =
-        list["backups"].as_array().unwrap().iter().map(|one| one["stamp"].as_str().unwrap().to_owned()).collect();
+    let stamps: std::collections::BTreeSet<String> = list["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["stamp"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(stamps.len(), 18);
     scratch.ok(["validate", "--all"]);
 }
@@ -55,7 +66,8 @@ fn a_clock_that_went_back_keeps_the_order() {
     scratch.file("a.json", "{}");
     let first = scratch.backup(&["a.json"]);
     // The newest snapshot is two days ahead: its manifest is made again with a later stamp, as a wrong clock would have.
-    let ahead = Stamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 + 2 * 86_400);
+    let ahead =
+        Stamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 + 2 * 86_400);
     let line = std::fs::read_to_string(scratch.path("repo/snapshots").join(&first)).unwrap();
     let manifest = std::fs::read(scratch.path("repo/manifests").join(line.trim())).unwrap();
     let mut decoded = icecore::format::Manifest::decode(&manifest).unwrap();
@@ -69,7 +81,10 @@ fn a_clock_that_went_back_keeps_the_order() {
     assert!(document["warnings"][0].as_str().unwrap().contains("more than a day ahead"), "{document:#}");
     assert_eq!(scratch.ok(["list"])["latest"], ahead.next().to_string());
     let shown = scratch.ok(["show"]);
-    assert!(shown["snapshot"]["clock"].as_str().unwrap() < ahead.rfc3339().as_str(), "the real clock is in the manifest");
+    assert!(
+        shown["snapshot"]["clock"].as_str().unwrap() < ahead.rfc3339().as_str(),
+        "the real clock is in the manifest"
+    );
 }
 
 #[test]
@@ -80,7 +95,10 @@ fn a_taken_stamp_moves_to_the_next_second() {
     // Names without manifests (still arriving) occupy the coming seconds.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
     for second in 0..30 {
-        put(&scratch.path("repo/snapshots").join(Stamp::from_unix(now + second).to_string()), format!("{}\n", "0".repeat(64)));
+        put(
+            &scratch.path("repo/snapshots").join(Stamp::from_unix(now + second).to_string()),
+            format!("{}\n", "0".repeat(64)),
+        );
     }
     let (code, taken) = document(scratch.icecore().args(["--json", "backup", "a.json"]));
     assert_eq!(code, 0);

@@ -62,15 +62,23 @@ fn every_kind_of_damage_is_noticed_or_harmless() {
     for kind in ["config", "packs", "index", "manifests", "snapshots", "README"] {
         for change in CHANGES {
             let Damaged { scratch, stamps, states } = prepare();
-            let files = if matches!(kind, "config" | "README") { vec![scratch.path("repo").join(kind)] } else { scratch.repository_files(kind) };
+            let files = if matches!(kind, "config" | "README") {
+                vec![scratch.path("repo").join(kind)]
+            } else {
+                scratch.repository_files(kind)
+            };
             apply(change, &files[0], files.get(1));
             let (validate, found) = scratch.json(["validate", "--all"]);
             let mut restored = Vec::new();
             for (stamp, state) in stamps.iter().zip(&states) {
                 let out = format!("out-{stamp}");
-                let (code, _) = scratch.json(["restore", stamp, "-t", &out]);
+                let (code, _) = scratch.json(["restore", stamp, "-t", &out, "--accept-invalid"]);
                 if code == 0 {
-                    assert_eq!(&describe(&scratch.path(&out).join("tree"), true), state, "{kind} {change:?}: wrong bytes");
+                    assert_eq!(
+                        &describe(&scratch.path(&out).join("tree"), true),
+                        state,
+                        "{kind} {change:?}: wrong bytes"
+                    );
                 }
                 restored.push(code);
             }
@@ -85,7 +93,14 @@ fn every_kind_of_damage_is_noticed_or_harmless() {
             if validate == 14 {
                 assert!(found["error"]["message"].as_str().unwrap().len() > 5);
             }
-            for verb in [vec!["list"], vec!["show", &stamps[0]], vec!["status"], vec!["backup", "tree"], vec!["ls", "latest", "-R"], vec!["diff", &stamps[0], &stamps[1]]] {
+            for verb in [
+                vec!["list"],
+                vec!["show", &stamps[0]],
+                vec!["status"],
+                vec!["backup", "tree"],
+                vec!["ls", "latest", "-R"],
+                vec!["diff", &stamps[0], &stamps[1]],
+            ] {
                 let (code, document) = scratch.json(&verb);
                 assert!(matches!(code, 0 | 10 | 13 | 14 | 20), "{kind} {change:?} {verb:?}: {document:#}");
             }
@@ -113,7 +128,7 @@ fn what_is_affected_is_named() {
     let finding = &document["findings"][0];
     assert!(finding["path"].as_str().unwrap().starts_with("sub/f"), "{document:#}");
     assert!(finding["detail"].as_str().unwrap().contains("packs/"));
-    let (code, document) = scratch.json(["restore", &stamps[1], "-t", "out"]);
+    let (code, document) = scratch.json(["restore", &stamps[1], "-t", "out", "--accept-invalid"]);
     assert_eq!((code, document["error"]["code"].as_str().unwrap()), (14, "repository_damaged"));
 }
 
@@ -144,4 +159,42 @@ fn a_damaged_index_costs_time_only() {
     assert_eq!(document["new_bytes"], 0, "chunks are found by the packs' trailers");
     let (code, document) = scratch.json(["validate", "latest"]);
     assert_eq!(code, 14, "{document:#}");
+}
+
+#[test]
+fn damaged_chunks_are_stored_again_and_found() {
+    let Damaged { scratch, stamps, states } = prepare();
+    for pack in scratch.repository_files("packs") {
+        apply(Change::Flip, &pack, None);
+    }
+    let (code, _) = scratch.json(["validate", &stamps[1]]);
+    assert_eq!(code, 14);
+    scratch.ok(["backup", "tree", "--reread"]);
+    scratch.ok(["validate", "latest"]);
+    // What the source still has is whole again in the older snapshot too: the good copy is used.
+    scratch.ok(["restore", &stamps[1], "-t", "out", "--accept-invalid"]);
+    assert_eq!(describe(&scratch.path("out/tree"), true), states[1]);
+}
+
+#[test]
+fn a_later_validation_that_failed_counts() {
+    let Damaged { scratch, stamps, .. } = prepare();
+    let newest = scratch
+        .repository_files("packs")
+        .into_iter()
+        .max_by_key(|pack| std::fs::metadata(pack).unwrap().modified().unwrap())
+        .unwrap();
+    let whole = std::fs::read(&newest).unwrap();
+    apply(Change::Delete, &newest, None);
+    assert_eq!(scratch.ok(["list"])["latest"], stamps[1].as_str());
+    let (code, _) = scratch.json(["validate", &stamps[1]]);
+    assert_eq!(code, 14);
+    let list = scratch.ok(["list"]);
+    assert_eq!((&list["latest"], &list["backups"][1]["valid"]), (&stamps[0].as_str().into(), &false.into()));
+    let (code, refused) = scratch.json(["restore", &stamps[1], "-t", "out"]);
+    assert_eq!((code, refused["error"]["code"].as_str().unwrap()), (22, "snapshot_invalid"));
+    // Mended and validated again, it is what it was.
+    put(&newest, whole);
+    scratch.ok(["validate", &stamps[1]]);
+    assert_eq!(scratch.ok(["list"])["latest"], stamps[1].as_str());
 }

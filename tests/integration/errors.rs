@@ -16,7 +16,13 @@ fn fails(scratch: &Scratch, arguments: &[&str], exit: i32, code: &str) -> Value 
 fn no_repository_and_what_is_none() {
     let scratch = Scratch::new();
     scratch.file("a.json", "{}");
-    for verb in [&["backup", "a.json"][..], &["list"], &["validate", "latest"], &["restore", "latest", "-t", "o"], &["status"]] {
+    for verb in [
+        &["backup", "a.json"][..],
+        &["list"],
+        &["validate", "latest"],
+        &["restore", "latest", "-t", "o"],
+        &["status"],
+    ] {
         fails(&scratch, verb, 10, "no_repository");
     }
     assert!(!scratch.path("repo").exists(), "backup never makes one");
@@ -75,10 +81,14 @@ fn missing_sources() {
     let document = fails(&scratch, &["backup", "a.json", "b=/nowhere/at/all"], 1, "source_missing");
     assert_eq!(document["error"]["path"], "/nowhere/at/all");
     assert!(scratch.repository_files("snapshots").is_empty());
-    scratch.file("icecore.toml", "[source.a]\npath = \"a.json\"\n[source.b]\npath = \"gone\"\nkind = \"sqlite\"\noptional = true\n");
+    scratch.file(
+        "icecore.toml",
+        "[source.a]\npath = \"a.json\"\n[source.b]\npath = \"gone\"\nkind = \"sqlite\"\noptional = true\n",
+    );
     let document = scratch.ok(["backup"]);
     assert_eq!(document["sources"]["b"]["exists"], false);
     assert!(document["warnings"][0].as_str().unwrap().contains("gone"));
+    fails(&scratch, &["backup", "--only", "b"], 1, "source_missing");
     scratch.file("icecore.toml", "[source.a\n");
     fails(&scratch, &["backup"], 2, "config_invalid");
     fails(&scratch, &["-c", "nowhere.toml", "backup"], 2, "config_invalid");
@@ -93,13 +103,25 @@ fn unreadable_files_are_named_and_the_rest_is_done() {
     std::fs::set_permissions(scratch.directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     scratch.file("tree/fine", "x");
     let secret = scratch.file("tree/secret", "x");
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o0)).unwrap();
     let closed = scratch.mkdir("tree/closed");
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o0)).unwrap();
     let as_nobody = |arguments: &[&str]| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_icecore"), "--json"]);
-        crate::support::document(command.args(arguments).current_dir(scratch.directory.path()).env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", "/nonexistent"))
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            env!("CARGO_BIN_EXE_icecore"),
+            "--json",
+        ]);
+        crate::support::document(
+            command
+                .args(arguments)
+                .current_dir(scratch.directory.path())
+                .env("ICECORE_REPOSITORY", scratch.path("repo"))
+                .env("HOME", "/nonexistent"),
+        )
     };
     assert_eq!(as_nobody(&["init"]).0, 0);
     let (code, document) = as_nobody(&["backup", "tree"]);
@@ -202,9 +224,15 @@ fn files_that_change_under_our_hands() {
                 match round % 4 {
                     0 => drop(std::fs::remove_file(&victim)),
                     1 => put(&victim, noise(3_000_000, round)),
-                    2 => drop(std::fs::OpenOptions::new().write(true).open(&victim).map(|file| file.set_len(10_000))),
+                    2 => drop(
+                        std::fs::OpenOptions::new()
+                            .write(true)
+                            .open(&victim)
+                            .map(|file| file.set_len(10_000)),
+                    ),
                     _ => {
                         put(&scratch.path("tree/new"), noise(2_000_000, round));
+                        #[expect(clippy::disallowed_methods, reason = "what an application does")]
                         drop(std::fs::rename(scratch.path("tree/new"), &victim));
                     }
                 }
@@ -270,7 +298,10 @@ fn a_full_disk_publishes_nothing_and_leaves_nothing() {
     assert_eq!(scratch.ok(["list"])["backups"].as_array().unwrap().len(), 1);
     // A scratch directory that is full: said as well.
     std::fs::remove_file(scratch.path("tree/large")).unwrap();
-    rusqlite::Connection::open(scratch.path("big.db")).unwrap().execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES(zeroblob(9000000))").unwrap();
+    rusqlite::Connection::open(scratch.path("big.db"))
+        .unwrap()
+        .execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES(zeroblob(9000000))")
+        .unwrap();
     let tmp = repo.join("tmp");
     fails(&scratch, &["backup", "db=big.db", "--temp-dir", tmp.to_str().unwrap()], 16, "scratch_failed");
     drop(unmount);
@@ -294,12 +325,28 @@ fn a_failed_fsync_is_not_success() {
     scratch.file("tree/x", noise(100_000, 1));
     for nth in 1..=8 {
         let mut traced = Command::new("strace");
-        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", &format!("inject=fsync:error=EIO:when={nth}")]);
-        traced.args([env!("CARGO_BIN_EXE_icecore"), "--json", "backup", "tree", "--reread"]).current_dir(scratch.directory.path());
+        traced.args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fsync",
+            "-e",
+            &format!("inject=fsync:error=EIO:when={nth}"),
+        ]);
+        traced
+            .args([env!("CARGO_BIN_EXE_icecore"), "--json", "backup", "tree", "--reread"])
+            .current_dir(scratch.directory.path());
         let before = scratch.repository_files("snapshots").len();
-        let (code, document) = crate::support::document(traced.env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", scratch.path("home")));
+        let (code, document) = crate::support::document(
+            traced.env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", scratch.path("home")),
+        );
         let published = scratch.repository_files("snapshots").len() - before;
-        assert!(code == 0 || document["error"]["message"].as_str().unwrap().contains("os error 5"), "{document:#}");
+        assert!(
+            code == 0 || document["error"]["message"].as_str().unwrap().contains("os error 5"),
+            "{document:#}"
+        );
         // The very last fsync (of snapshots/) may fail after the name is there: then it may be seen, but isn't claimed.
         assert!(code != 0 || published == 1);
     }
@@ -339,7 +386,10 @@ fn a_signal_ends_it_cleanly() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     let output = child.wait_with_output().unwrap();
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((output.status.code().unwrap(), document["error"]["code"].as_str().unwrap()), (143, "interrupted"));
+    assert_eq!(
+        (output.status.code().unwrap(), document["error"]["code"].as_str().unwrap()),
+        (143, "interrupted")
+    );
     assert!(scratch.repository_files("snapshots").is_empty());
     assert_eq!(std::fs::read_dir(scratch.path("repo/tmp")).unwrap().count(), 0);
 }

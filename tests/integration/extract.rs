@@ -35,9 +35,16 @@ fn restores_the_same_tree() {
     let stamp = scratch.backup(&["tree", "db=app.db"]);
     let listed = run(Command::new(&python).arg(script()).arg(scratch.path("repo")));
     assert!(String::from_utf8_lossy(&listed.stdout).contains(&stamp));
-    run(Command::new(&python).arg(script()).arg(scratch.path("repo")).arg(&stamp).arg(scratch.path("by-script")));
+    run(Command::new(&python)
+        .arg(script())
+        .arg(scratch.path("repo"))
+        .arg(&stamp)
+        .arg(scratch.path("by-script")));
     assert_eq!(describe(&scratch.path("by-script/tree"), true), describe(&scratch.path("tree"), true));
-    assert_eq!(std::fs::read(scratch.path("by-script/db/app.db")).unwrap(), std::fs::read(&database).unwrap());
+    assert_eq!(
+        std::fs::read(scratch.path("by-script/db/app.db")).unwrap(),
+        std::fs::read(&database).unwrap()
+    );
     // Without any index file it goes by the packs' trailers.
     for index in scratch.repository_files("index") {
         std::fs::remove_file(index).unwrap();
@@ -60,7 +67,13 @@ fn notices_damage_and_explains_itself() {
         bytes[100] ^= 1;
         put(&pack, bytes);
     }
-    let output = Command::new(&python).arg(script()).arg(scratch.path("repo")).arg(&stamp).arg(scratch.path("out")).output().unwrap();
+    let output = Command::new(&python)
+        .arg(script())
+        .arg(scratch.path("repo"))
+        .arg(&stamp)
+        .arg(scratch.path("out"))
+        .output()
+        .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && !error.contains("Traceback"), "{error}");
     assert!(std::fs::read_to_string(script()).unwrap().lines().count() < 300);

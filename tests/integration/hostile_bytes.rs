@@ -1,6 +1,8 @@
 //! No decoder panics, hangs or allocates by what hostile bytes claim.
 
-use icecore::format::{Entry, EntryKind, IndexFile, Key, Manifest, Node, Pack, PackKind, ProofFile, RepositoryConfig, Root};
+use icecore::format::{
+    Entry, EntryKind, IndexFile, Key, Manifest, Node, Pack, PackKind, ProofFile, RepositoryConfig, Root,
+};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use proptest::strategy::Strategy;
 
@@ -19,8 +21,19 @@ fn decode_everything(bytes: &[u8]) {
 
 /// Bytes that begin like something real.
 fn plausible() -> impl Strategy<Value = Vec<u8>> {
-    let starts: Vec<&[u8]> = vec![b"", b"ICEPACK0", b"ICEINDX0\xff\xff\xff\xff", b"\x00\x00", b"\x01\x00\x9b\xff\xff\xff\xff\xff\xff\xff\xff", b"\x02\x05", b"\xbf", b"\xa9\x66format\x00", b"\x01\x00\x81\xa6\x61n"];
-    (prop::sample::select(starts), prop::collection::vec(any::<u8>(), 0..600)).prop_map(|(start, rest)| [start, &rest].concat())
+    let starts: Vec<&[u8]> = vec![
+        b"",
+        b"ICEPACK0",
+        b"ICEINDX0\xff\xff\xff\xff",
+        b"\x00\x00",
+        b"\x01\x00\x9b\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\x02\x05",
+        b"\xbf",
+        b"\xa9\x66format\x00",
+        b"\x01\x00\x81\xa6\x61n",
+    ];
+    (prop::sample::select(starts), prop::collection::vec(any::<u8>(), 0..600))
+        .prop_map(|(start, rest)| [start, &rest].concat())
 }
 
 fn entries() -> Vec<Entry> {
@@ -41,7 +54,11 @@ fn entries() -> Vec<Entry> {
         segments: None,
         content: icecore::format::Content::Empty,
     };
-    vec![bare("a", EntryKind::File), bare("b", EntryKind::Directory), Entry { target: b"x".to_vec(), size: 1, ..bare("c", EntryKind::Symlink) }]
+    vec![
+        bare("a", EntryKind::File),
+        bare("b", EntryKind::Directory),
+        Entry { target: b"x".to_vec(), size: 1, ..bare("c", EntryKind::Symlink) },
+    ]
 }
 
 proptest! {
@@ -85,11 +102,27 @@ fn names_that_would_leave_the_directory_are_refused() {
 
 #[test]
 fn keys_of_other_places_are_no_keys() {
-    for path in ["snapshots/../config", "packs/ab/cd", "packs/0000", "index/", "tmp/x", "snapshots/20260230T000000Z", ".git/config"] {
+    for path in [
+        "snapshots/../config",
+        "packs/ab/cd",
+        "packs/0000",
+        "index/",
+        "tmp/x",
+        "snapshots/20260230T000000Z",
+        ".git/config",
+    ] {
         assert_eq!(Key::parse(path), None, "{path}");
     }
     let id = icecore::id::Id::of(b"x");
-    for key in [Key::Config, Key::Readme, Key::Pack(id), Key::Index(id), Key::Manifest(id), Key::Proof(id), Key::Doomed(id)] {
+    for key in [
+        Key::Config,
+        Key::Readme,
+        Key::Pack(id),
+        Key::Index(id),
+        Key::Manifest(id),
+        Key::Proof(id),
+        Key::Doomed(id),
+    ] {
         assert_eq!(Key::parse(&key.path()), Some(key));
     }
 }

@@ -22,7 +22,12 @@ fn cache(scratch: &Scratch) -> PathBuf {
 
 /// How a verb says that it keeps the index.
 fn index_of(scratch: &Scratch) -> String {
-    let output = crate::support::run(scratch.icecore().args(LARGE).args(["-v", "--no-progress", "validate", "latest"]));
+    let output = crate::support::run(scratch.icecore().args(LARGE).args([
+        "-v",
+        "--no-progress",
+        "validate",
+        "latest",
+    ]));
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().find_map(|line| line.strip_prefix("index: ")).unwrap().to_owned()
 }
@@ -113,7 +118,10 @@ fn two_processes_share_a_cache() {
     assert_eq!(new_bytes(&scratch), 0);
     drop(first);
     assert!(index_of(&scratch).starts_with("RocksDB"));
-    let left = files_below(&cache(&scratch)).into_iter().filter(|file| file.to_string_lossy().contains("private-")).count();
+    let left = files_below(&cache(&scratch))
+        .into_iter()
+        .filter(|file| file.to_string_lossy().contains("private-"))
+        .count();
     assert_eq!(left, 0, "private copies are removed");
 }
 

@@ -1,5 +1,12 @@
 //! Everything that needs the built program, real files or real peers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test says what it found, and stops"
+)]
+
 mod architecture;
 mod chroma_real;
 mod chroma_store;

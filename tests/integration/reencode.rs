@@ -23,7 +23,8 @@ fn edits() -> impl Strategy<Value = Edit> {
 }
 
 fn apply(bytes: &mut Vec<u8>, edit: &Edit) {
-    let place = |at: &prop::sample::Index, bytes: &Vec<u8>| if bytes.is_empty() { 0 } else { at.index(bytes.len()) };
+    let place =
+        |at: &prop::sample::Index, bytes: &Vec<u8>| if bytes.is_empty() { 0 } else { at.index(bytes.len()) };
     match edit {
         Edit::Insert(at, len, seed) => {
             let at = place(at, bytes);

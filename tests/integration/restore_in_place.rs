@@ -33,7 +33,10 @@ fn inodes_stay_and_the_state_comes_back() {
     scratch.file("tree/kind/now a directory", "x");
     scratch.file("tree/extra/deep/file", "x");
     let document = scratch.ok(["restore", &stamp, CONFIRM]);
-    assert_eq!((&document["tree_restored"], &document["restored_integrity_ok"]), (&true.into(), &true.into()));
+    assert_eq!(
+        (&document["tree_restored"], &document["restored_integrity_ok"]),
+        (&true.into(), &true.into())
+    );
     assert_eq!(describe(&scratch.path("tree"), true), before);
     assert_eq!(std::fs::read(scratch.path("reg.json")).unwrap(), b"{\"v\": 1}");
     let after: Vec<u64> = paths.iter().map(|path| inode(&scratch.path(path))).collect();
@@ -126,10 +129,14 @@ fn a_stale_journal_or_log_does_not_spoil_the_restored_database() {
         let scratch = Scratch::new();
         scratch.init();
         let path = scratch.path("app.db");
-        let script = format!("import sqlite3; c=sqlite3.connect('app.db'); c.execute('pragma journal_mode={mode}'); c.execute('create table t(a)'); c.execute('insert into t values(1)'); c.commit(); c.close()");
+        let script = format!(
+            "import sqlite3; c=sqlite3.connect('app.db'); c.execute('pragma journal_mode={mode}'); c.execute('create table t(a)'); c.execute('insert into t values(1)'); c.commit(); c.close()"
+        );
         run(Command::new("python3").args(["-c", &script]).current_dir(scratch.directory.path()));
         let stamp = scratch.backup(&["app.db"]);
-        let script = format!("import sqlite3,os; c=sqlite3.connect('app.db',isolation_level=None); c.execute('pragma cache_size=2'); c.execute('begin')\nfor i in range(2000): c.execute('insert into t values(zeroblob(500))')\nif '{mode}'=='wal': c.execute('commit')\nos._exit(0)");
+        let script = format!(
+            "import sqlite3,os; c=sqlite3.connect('app.db',isolation_level=None); c.execute('pragma cache_size=2'); c.execute('begin')\nfor i in range(2000): c.execute('insert into t values(zeroblob(500))')\nif '{mode}'=='wal': c.execute('commit')\nos._exit(0)"
+        );
         run(Command::new("python3").args(["-c", &script]).current_dir(scratch.directory.path()));
         let sidecar = scratch.path(if mode == "wal" { "app.db-wal" } else { "app.db-journal" });
         assert!(sidecar.exists());
@@ -187,4 +194,52 @@ fn bind_mounts_go_on_working() {
     assert_eq!(std::fs::read(scratch.path("data/inside/file")).unwrap(), b"one", "seen through the mount");
     assert_eq!(std::fs::read(scratch.path("config.json")).unwrap(), b"{\"v\": 1}");
     assert!(!scratch.path("data/extra").exists());
+}
+
+#[test]
+fn files_that_were_linked_meanwhile_are_parted_again() {
+    let scratch = Scratch::new();
+    scratch.init();
+    for (name, content) in [("a", "1111"), ("b", "2222"), ("c", "3333")] {
+        scratch.file(&format!("tree/{name}"), content);
+    }
+    std::fs::hard_link(scratch.path("tree/c"), scratch.path("tree/c too")).unwrap();
+    let stamp = scratch.backup(&["tree"]);
+    let before = describe(&scratch.path("tree"), true);
+    let kept = inode(&scratch.path("tree/c"));
+    std::fs::remove_file(scratch.path("tree/b")).unwrap();
+    std::fs::hard_link(scratch.path("tree/a"), scratch.path("tree/b")).unwrap();
+    put(&scratch.path("tree/c"), "other");
+    scratch.ok(["restore", &stamp, CONFIRM]);
+    assert_eq!(describe(&scratch.path("tree"), true), before);
+    assert_eq!(inode(&scratch.path("tree/c")), kept, "a hard-linked file keeps its inode");
+    // A file outside that shares its inode with one inside isn't touched.
+    let outside = scratch.file("outside", "outside");
+    std::fs::remove_file(scratch.path("tree/a")).unwrap();
+    std::fs::hard_link(&outside, scratch.path("tree/a")).unwrap();
+    scratch.ok(["restore", &stamp, CONFIRM]);
+    assert_eq!(std::fs::read(&outside).unwrap(), b"outside");
+    assert_eq!(describe(&scratch.path("tree"), true), before);
+}
+
+#[test]
+fn what_the_snapshot_left_out_stays() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("tree/file", "one");
+    scratch.file("tree/cache/big", "not backed up");
+    scratch.file("tree/sub/x.tmp", "not backed up");
+    scratch.file("tree/sub/y", "y");
+    let stamp = scratch.backup(&["tree", "--exclude", "*.tmp", "--exclude", "/cache"]);
+    scratch.file("tree/extra", "extra");
+    put(&scratch.path("tree/file"), "two");
+    scratch.ok(["restore", &stamp, CONFIRM]);
+    let read = |path: &str| std::fs::read_to_string(scratch.path(path)).unwrap_or_default();
+    assert_eq!(
+        [read("tree/file"), read("tree/cache/big"), read("tree/sub/x.tmp")],
+        ["one", "not backed up", "not backed up"]
+    );
+    assert!(!scratch.path("tree/extra").exists());
+    scratch.ok(["restore", &stamp, "tree/sub", CONFIRM]);
+    assert_eq!(read("tree/sub/x.tmp"), "not backed up");
 }

@@ -24,16 +24,27 @@ fn copies_taken_while_snapshots_are_published_hold_what_they_claim() {
             stop.store(true, Ordering::SeqCst);
         });
         while !stop.load(Ordering::SeqCst) {
-            let known: Vec<String> = published.lock().unwrap().iter().map(|(stamp, _)| stamp.clone()).collect();
+            let known: Vec<String> =
+                published.lock().unwrap().iter().map(|(stamp, _)| stamp.clone()).collect();
             let copy = scratch.path(&format!("copy-{copies}"));
             // 24: a file vanished while rsync looked (a temporary).
-            let status = Command::new("rsync").arg("-a").arg(scratch.path("repo/")).arg(&copy).status().unwrap();
+            let status =
+                Command::new("rsync").arg("-a").arg(scratch.path("repo/")).arg(&copy).status().unwrap();
             assert!(matches!(status.code(), Some(0 | 24)));
             let (code, listed) = document(scratch.icecore().arg("-r").arg(&copy).args(["--json", "list"]));
             assert_eq!(code, 0, "{listed:#}");
-            let held: Vec<&str> = listed["backups"].as_array().unwrap().iter().map(|one| one["stamp"].as_str().unwrap()).collect();
-            assert!(known.iter().all(|stamp| held.contains(&stamp.as_str())), "what was there before the copy is in it");
-            let (code, validated) = document(scratch.icecore().arg("-r").arg(&copy).args(["--json", "validate", "--all"]));
+            let held: Vec<&str> = listed["backups"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["stamp"].as_str().unwrap())
+                .collect();
+            assert!(
+                known.iter().all(|stamp| held.contains(&stamp.as_str())),
+                "what was there before the copy is in it"
+            );
+            let (code, validated) =
+                document(scratch.icecore().arg("-r").arg(&copy).args(["--json", "validate", "--all"]));
             assert_eq!(code, 0, "{validated:#}");
             copies += 1;
         }

@@ -87,8 +87,15 @@ fn fifty_snapshots(mode: &str, user: Option<u32>) {
         let program = scratch.icecore();
         let Some(user) = user else { return scratch.icecore().args(arguments).output().unwrap() };
         let mut other = Command::new("setpriv");
-        other.args(["--reuid", &user.to_string(), "--clear-groups"]).arg(program.get_program()).args(arguments);
-        other.current_dir(scratch.directory.path()).env("ICECORE_REPOSITORY", scratch.path("repo")).output().unwrap()
+        other
+            .args(["--reuid", &user.to_string(), "--clear-groups"])
+            .arg(program.get_program())
+            .args(arguments);
+        other
+            .current_dir(scratch.directory.path())
+            .env("ICECORE_REPOSITORY", scratch.path("repo"))
+            .output()
+            .unwrap()
     };
     if let Some(user) = user {
         std::fs::set_permissions(scratch.directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -178,7 +185,11 @@ fn what_a_crash_left_is_settled_in_the_copy_only() {
         scratch.ok(["restore", "latest", "-t", "out"]);
         let connection = rusqlite::Connection::open(scratch.path("out/app/app.db")).unwrap();
         let one = |query: &str| connection.query_row(query, [], |row| row.get::<_, i64>(0)).unwrap();
-        assert_eq!((one("SELECT count(*) FROM t"), one("SELECT count(*) FROM t WHERE a = -1")), (500, 0), "{mode}");
+        assert_eq!(
+            (one("SELECT count(*) FROM t"), one("SELECT count(*) FROM t WHERE a = -1")),
+            (500, 0),
+            "{mode}"
+        );
     }
 }
 

@@ -41,7 +41,10 @@ impl Scratch {
         let mut command = Command::new(env!("CARGO_BIN_EXE_icecore"));
         command.current_dir(self.directory.path()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", self.path("home")).env("ICECORE_REPOSITORY", self.path("repo")).stdin(Stdio::null());
+        command
+            .env("HOME", self.path("home"))
+            .env("ICECORE_REPOSITORY", self.path("repo"))
+            .stdin(Stdio::null());
         command
     }
 
@@ -124,7 +127,8 @@ pub fn missing(what: &str) {
 
 /// True if a program is there.
 pub fn has(program: &str) -> bool {
-    let found = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).is_file()));
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).is_file()));
     if !found {
         missing(&format!("{program} is not installed"));
     }

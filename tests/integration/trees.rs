@@ -19,7 +19,8 @@ fn round_trip(scratch: &Scratch) {
 }
 
 fn set_mtime(path: &Path, nanos: i64) {
-    let time = nix::sys::time::TimeSpec::new(nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
+    let time =
+        nix::sys::time::TimeSpec::new(nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
     let flags = nix::sys::stat::UtimensatFlags::NoFollowSymlink;
     nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, flags).unwrap();
 }
@@ -41,7 +42,8 @@ fn every_kind_of_file_comes_back() {
     nix::unistd::mkfifo(&tree.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     std::fs::set_permissions(tree.join("a/empty"), std::fs::Permissions::from_mode(0o4751)).unwrap();
     std::fs::set_permissions(tree.join("empty directory"), std::fs::Permissions::from_mode(0o1777)).unwrap();
-    rustix::fs::setxattr(tree.join("a/big"), "user.note", b"\0binary\xff", rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(tree.join("a/big"), "user.note", b"\0binary\xff", rustix::fs::XattrFlags::empty())
+        .unwrap();
     rustix::fs::setxattr(tree.join("a"), "user.dir", b"d", rustix::fs::XattrFlags::empty()).unwrap();
     set_mtime(&tree.join("a/small"), 1_234_567_890_123_456_789);
     set_mtime(&tree.join("link"), -1_500_000_001);
@@ -98,7 +100,10 @@ fn long_paths_come_back() {
     let script = "import os\nfor i in range(30): os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('file', 'w').write('deep')";
     run(Command::new("python3").args(["-c", script]).current_dir(&tree));
     let taken = scratch.ok(["backup", "tree"]);
-    assert_eq!((&taken["sources"]["tree"]["files"], taken["warnings"].as_array().unwrap().len()), (&1.into(), 0));
+    assert_eq!(
+        (&taken["sources"]["tree"]["files"], taken["warnings"].as_array().unwrap().len()),
+        (&1.into(), 0)
+    );
     scratch.ok(["restore", "latest", "-t", "out"]);
     let script = "import os\nfor i in range(30): os.chdir('d' * 200)\nprint(open('file').read())";
     let output = run(Command::new("python3").args(["-c", script]).current_dir(scratch.path("out/tree")));
@@ -122,7 +127,8 @@ fn a_hundred_thousand_files_in_one_directory() {
     put(&tree.join("file-050000"), "changed");
     let second = scratch.ok(["backup", "tree"]);
     assert_eq!(second["sources"]["tree"]["unchanged_files"], 99_999);
-    let (all, again) = (first["metadata_bytes"].as_u64().unwrap(), second["metadata_bytes"].as_u64().unwrap());
+    let (all, again) =
+        (first["metadata_bytes"].as_u64().unwrap(), second["metadata_bytes"].as_u64().unwrap());
     assert!(again * 50 < all, "one change cost {again} of {all} bytes of metadata");
     scratch.ok(["restore", "latest", "-t", "out"]);
     assert_eq!(std::fs::read(scratch.path("out/tree/file-050000")).unwrap(), b"changed");
@@ -138,11 +144,16 @@ fn excludes_are_relative_to_the_source_and_listed() {
     }
     scratch.ok(["backup", "tree", "--exclude", "*.tmp", "--exclude", "!keep.tmp", "--exclude", "/cache"]);
     let listed = scratch.ok(["ls", "latest", "tree", "-R"]);
-    let paths: Vec<&str> = listed["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect();
+    let paths: Vec<&str> =
+        listed["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["tree/keep", "tree/sub", "tree/sub/cache", "tree/sub/cache/y", "tree/sub/keep.tmp"]);
     let shown = scratch.ok(["show"]);
     let notes = shown["snapshot"]["source_details"]["tree"]["notes"].as_array().unwrap();
-    let excluded: Vec<&str> = notes.iter().filter(|note| note["reason"] == "excluded").map(|note| note["path"].as_str().unwrap()).collect();
+    let excluded: Vec<&str> = notes
+        .iter()
+        .filter(|note| note["reason"] == "excluded")
+        .map(|note| note["path"].as_str().unwrap())
+        .collect();
     assert_eq!(excluded, ["a.tmp", "cache", "sub/b.tmp"]);
     let (code, document) = scratch.json(["backup", "tree", "--exclude", "a{b"]);
     assert_eq!(code, 2, "{document:#}");
@@ -204,7 +215,10 @@ fn databases_in_a_tree_are_captured_as_databases() {
     assert!(scratch.path("tree/data.bin-wal").is_file());
     scratch.ok(["backup", "tree"]);
     scratch.ok(["restore", "latest", "-t", "out"]);
-    let names: Vec<String> = std::fs::read_dir(scratch.path("out/tree")).unwrap().map(|item| item.unwrap().file_name().into_string().unwrap()).collect();
+    let names: Vec<String> = std::fs::read_dir(scratch.path("out/tree"))
+        .unwrap()
+        .map(|item| item.unwrap().file_name().into_string().unwrap())
+        .collect();
     assert_eq!(names.len(), 2, "{names:?}");
     let restored = rusqlite::Connection::open(scratch.path("out/tree/data.bin")).unwrap();
     let value: i64 = restored.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap();
@@ -256,25 +270,35 @@ fn insertions_and_moves_are_deduplicated() {
     round_trip(&scratch);
 }
 
-/// A random tree: relative path → content (or a directory), mode, time.
-fn trees() -> impl Strategy<Value = BTreeMap<Vec<u8>, (Option<Vec<u8>>, u32, i64)>> {
+/// A tree: relative path → content (or a directory), mode, time.
+type Model = BTreeMap<Vec<u8>, (Option<Vec<u8>>, u32, i64)>;
+
+fn trees() -> impl Strategy<Value = Model> {
     let name = prop::collection::vec(prop::sample::select(b"ab.\xe9 -".to_vec()), 1..4);
     let path = prop::collection::vec(name, 1..4).prop_map(|names| names.join(&b'/'));
     let content = prop::option::of((0usize..200_000, any::<u64>()).prop_map(|(len, seed)| noise(len, seed)));
-    prop::collection::btree_map(path, (content, 0o400u32..0o1000, -1_000_000_000_000_000i64..4_000_000_000_000_000_000), 0..12)
+    prop::collection::btree_map(
+        path,
+        (content, 0o400u32..0o1000, -1_000_000_000_000_000i64..4_000_000_000_000_000_000),
+        0..12,
+    )
 }
 
-fn make(root: &Path, tree: &BTreeMap<Vec<u8>, (Option<Vec<u8>>, u32, i64)>) {
+fn make(root: &Path, tree: &Model) {
     let mut made: Vec<(PathBuf, u32, i64)> = Vec::new();
     for (path, (content, mode, time)) in tree {
         let path = root.join(OsStr::from_bytes(path));
         // Names like "." or ".." and files where a directory is needed don't make a tree; they are left out.
         let inside = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
-        if !inside || path.symlink_metadata().is_ok() || std::fs::create_dir_all(path.parent().unwrap()).is_err() {
+        if !inside
+            || path.symlink_metadata().is_ok()
+            || std::fs::create_dir_all(path.parent().unwrap()).is_err()
+        {
             continue;
         }
         let done = match content {
-            Some(bytes) => std::fs::File::create_new(&path).and_then(|mut file| std::io::Write::write_all(&mut file, bytes)),
+            Some(bytes) => std::fs::File::create_new(&path)
+                .and_then(|mut file| std::io::Write::write_all(&mut file, bytes)),
             None => std::fs::create_dir(&path),
         };
         if done.is_ok() {

@@ -13,7 +13,11 @@ fn state(directory: &Path) -> Vec<String> {
         .iter()
         .map(|path| {
             let stat = path.symlink_metadata().unwrap();
-            let content = if stat.is_file() { icecore::id::Id::of(&std::fs::read(path).unwrap()).hex() } else { String::new() };
+            let content = if stat.is_file() {
+                icecore::id::Id::of(&std::fs::read(path).unwrap()).hex()
+            } else {
+                String::new()
+            };
             format!(
                 "{} {} {:o} {}:{} {} {} {}.{} {}.{} {content}",
                 path.display(),
@@ -45,7 +49,8 @@ impl Service {
         );
         let mut command = Command::new("python3");
         command.args(["-c", &script]).current_dir(directory);
-        let mut child = command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
         assert_eq!(Self::line(&mut child), "ready\n");
         Self(child)
     }
@@ -118,8 +123,14 @@ fn killed_at_every_step() {
                 let before = state(&directory);
                 let mut traced = Command::new("strace");
                 traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
-                traced.args(["-e", &format!("inject={call}:signal=KILL:when={nth}"), env!("CARGO_BIN_EXE_icecore")]);
-                traced.args(["--json", "backup", "db=service/app.db", "--reread"]).current_dir(scratch.directory.path());
+                traced.args([
+                    "-e",
+                    &format!("inject={call}:signal=KILL:when={nth}"),
+                    env!("CARGO_BIN_EXE_icecore"),
+                ]);
+                traced
+                    .args(["--json", "backup", "db=service/app.db", "--reread"])
+                    .current_dir(scratch.directory.path());
                 traced.env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", scratch.path("home"));
                 let ended = traced.output().unwrap();
                 killed += u32::from(ended.status.code().is_none());
@@ -142,7 +153,14 @@ fn access_times_stay_where_we_own_the_files() {
     let old = nix::sys::time::TimeSpec::new(1_000_000_000, 0);
     for path in [&file, &scratch.path("tree/sub"), &scratch.path("tree")] {
         let flags = nix::sys::stat::UtimensatFlags::FollowSymlink;
-        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, path, &old, &nix::sys::time::TimeSpec::UTIME_OMIT, flags).unwrap();
+        nix::sys::stat::utimensat(
+            nix::fcntl::AT_FDCWD,
+            path,
+            &old,
+            &nix::sys::time::TimeSpec::UTIME_OMIT,
+            flags,
+        )
+        .unwrap();
     }
     scratch.backup(&["tree"]);
     for path in [&file, &scratch.path("tree/sub"), &scratch.path("tree")] {

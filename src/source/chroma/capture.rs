@@ -29,6 +29,8 @@ const HOLD_LIMIT: Duration = Duration::from_secs(5);
 const TRIES: u32 = 5;
 
 type Names<T> = BTreeMap<Vec<u8>, T>;
+/// The segment directories that the database knows; `None` where it can't be asked.
+type Segments = HashSet<Vec<u8>>;
 
 /// One file of a segment, as it was last seen.
 struct SegmentFile {
@@ -78,7 +80,7 @@ fn hold_once(
     database: &Database<'_>,
     segments: &mut Names<Names<SegmentFile>>,
     recorder: &mut dyn Recorder,
-) -> Result<Option<(Image, Option<HashSet<Vec<u8>>>)>, CaptureError> {
+) -> Result<Option<(Image, Option<Segments>)>, CaptureError> {
     let name = DATABASE.as_bytes();
     let unchanged = database.unchanged(name, name, recorder)?;
     let rehearsal = if unchanged.is_some() { None } else { database.rehearse(recorder)? };
@@ -113,7 +115,7 @@ fn look_again(
     store: &Path,
     segments: &mut Names<Names<SegmentFile>>,
     recorder: &mut dyn Recorder,
-    wanted: Option<&HashSet<Vec<u8>>>,
+    wanted: Option<&Segments>,
 ) -> Result<(), CaptureError> {
     let found = list_segments(store, wanted)?;
     segments.retain(|name, _| found.contains_key(name));
@@ -172,7 +174,7 @@ fn read_segment_file(
 fn moved(
     store: &Path,
     segments: &Names<Names<SegmentFile>>,
-    wanted: Option<&HashSet<Vec<u8>>>,
+    wanted: Option<&Segments>,
 ) -> Result<bool, CaptureError> {
     let found = list_segments(store, wanted)?;
     let same = |(segment, files): (&Vec<u8>, &Names<(PathBuf, Metadata)>)| {
@@ -190,7 +192,7 @@ fn moved(
 
 fn list_segments(
     store: &Path,
-    wanted: Option<&HashSet<Vec<u8>>>,
+    wanted: Option<&Segments>,
 ) -> Result<Names<Names<(PathBuf, Metadata)>>, CaptureError> {
     let mut segments = BTreeMap::new();
     for item in read_directory(store)? {
@@ -252,7 +254,7 @@ fn emit(
     options: &CaptureOptions,
     mut segments: Names<Names<SegmentFile>>,
     image: Image,
-    wanted: Option<&HashSet<Vec<u8>>>,
+    wanted: Option<&Segments>,
     recorder: &mut dyn Recorder,
 ) -> Result<Capture, CaptureError> {
     let fail = |error| CaptureError::io("read", store, error);
@@ -276,16 +278,15 @@ fn emit(
         } else if let Some(reason) = reason_to_skip(&name, wanted) {
             recorder.note(&name, NoteReason::Excluded, reason.into());
         } else {
-            let mut walk = Walk::new(spec, options, recorder)?;
-            walk.below(&directory, &name, &mut HashSet::new())?;
-            capture = capture.and(&walk.finish());
+            // Files of others beside the store don't weaken what is said of the store.
+            Walk::new(spec, options, recorder)?.below(&directory, &name, &mut HashSet::new())?;
         }
     }
     recorder.leave(directory_entry(&name, &metadata, store))?;
     Ok(capture)
 }
 
-fn reason_to_skip(name: &[u8], wanted: Option<&HashSet<Vec<u8>>>) -> Option<&'static str> {
+fn reason_to_skip(name: &[u8], wanted: Option<&Segments>) -> Option<&'static str> {
     let is_sidecar = name
         .strip_prefix(DATABASE.as_bytes())
         .is_some_and(|suffix| Sidecars::SUFFIXES.iter().any(|known| known.as_bytes() == suffix));

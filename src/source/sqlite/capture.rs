@@ -140,7 +140,7 @@ impl<'a> Database<'a> {
         }
         let metadata =
             fs::metadata(&self.path).map_err(|error| CaptureError::io("stat", &self.path, error))?;
-        let consistency = if self.options.cold { Consistency::Cold } else { Consistency::Locked };
+        let consistency = seen.consistency;
         let mut entry = self.entry(name, &metadata, seen.entry.size, Some(state), mtime_ns);
         entry.content = seen.entry.content;
         Ok(Some(Image { taken: None, entry, capture: Capture::unheld(consistency) }))
@@ -278,12 +278,16 @@ impl HeldDatabase<'_, '_> {
             SqliteHold::Rollback { database } => {
                 (read_held(database, &marks, rehearsal, recorder, path)?, Some(state))
             }
-            SqliteHold::HotJournal { .. } => (self.copy_to_roll_back()?, None),
+            SqliteHold::HotJournal { .. } => match self.copy_to_roll_back()? {
+                Some(reading) => (reading, None),
+                None => return Ok(None),
+            },
             SqliteHold::Wal { database, .. } => (self.read_merged(database, recorder)?, Some(state)),
             SqliteHold::Unlocked { database, wal_mode } => {
                 let hot = !wal_mode && self.database.sidecars.has_hot_journal().map_err(fail)?;
                 let reading = if hot {
-                    (self.copy_to_roll_back()?, None)
+                    let Some(reading) = self.copy_to_roll_back()? else { return Ok(None) };
+                    (reading, None)
                 } else {
                     (self.read_merged(database, recorder)?, Some(state))
                 };
@@ -344,17 +348,22 @@ impl HeldDatabase<'_, '_> {
         taken.map(Reading::Whole).map_err(|error| error.at(&self.database.path))
     }
 
-    fn copy_to_roll_back(&self) -> Result<Reading, CaptureError> {
-        let copy = || -> io::Result<tempfile::TempDir> {
+    /// `None` if the journal has gone meanwhile: whoever it belonged to is alive.
+    fn copy_to_roll_back(&self) -> Result<Option<Reading>, CaptureError> {
+        let copy = || -> io::Result<Option<tempfile::TempDir>> {
             let directory = tempfile::Builder::new()
                 .prefix("icecore-rollback-")
                 .tempdir_in(&self.database.options.temporary_directory)?;
             copy_file(self.hold.database(), &directory.path().join("copy"))?;
-            let journal = open_file(&self.database.sidecars.journal)?;
+            let journal = match open_file(&self.database.sidecars.journal) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                other => other?,
+            };
             copy_file(&journal, &directory.path().join("copy-journal"))?;
-            Ok(directory)
+            Ok(Some(directory))
         };
-        copy().map(Reading::ToRollBack).map_err(|error| CaptureError::io("copy", &self.database.path, error))
+        let copied = copy().map_err(|error| CaptureError::io("copy", &self.database.path, error))?;
+        Ok(copied.map(Reading::ToRollBack))
     }
 }
 

@@ -34,7 +34,7 @@ pub fn judge_database(
     };
     let sound = match header.expected_bytes() {
         Some(expected) => expected == file.size(),
-        None => file.size() % u64::from(header.page_size) == 0,
+        None => file.size().is_multiple_of(u64::from(header.page_size)),
     };
     if !sound {
         let detail = format!(

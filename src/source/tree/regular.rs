@@ -64,12 +64,15 @@ impl Regular<'_> {
             let grew = complete && after.size() > before.size();
             last_try = Some((entry, taken));
             if grew || attempt == TRIES {
-                let what = if grew {
-                    "it grew while it was read; what was there first is kept"
+                let (reason, detail) = if grew {
+                    (NoteReason::Remark, "it grew while it was read; what was there first is kept")
                 } else {
-                    "it changed while it was read"
+                    (
+                        NoteReason::Changing,
+                        "it changed each time it was read: the copy may hold parts of several states",
+                    )
                 };
-                recorder.note(self.relative, NoteReason::Remark, what.into());
+                recorder.note(self.relative, reason, detail.into());
                 break;
             }
         }

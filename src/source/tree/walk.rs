@@ -80,7 +80,8 @@ impl<'a> Walk<'a> {
             pattern: spec.exclude.join(", "),
             detail: error.to_string(),
         })?;
-        let consistency = if options.cold { Consistency::Cold } else { Consistency::Locked };
+        // Files are compared before and after they are read; only databases on the way are held.
+        let consistency = if options.cold { Consistency::Cold } else { Consistency::Optimistic };
         Ok(Self {
             recorder,
             options,
@@ -160,7 +161,10 @@ impl<'a> Walk<'a> {
         let path = descriptor_path(directory).join(OsStr::from_bytes(name));
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
-            Err(error) => return Ok(self.note_failure("stat", &error)),
+            Err(error) => {
+                self.note_failure("stat", &error);
+                return Ok(());
+            }
         };
         if self.is_excluded(name, metadata.is_dir(), databases) {
             return Ok(());
@@ -223,7 +227,10 @@ impl<'a> Walk<'a> {
         }
         let file = match open_file_at(directory, name, false) {
             Ok(file) => File::from(file),
-            Err(error) => return Ok(self.note_failure("open", &error)),
+            Err(error) => {
+                self.note_failure("open", &error);
+                return Ok(());
+            }
         };
         // Between the two looks a FIFO may have taken its place: reading it could block for ever.
         if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
@@ -271,7 +278,10 @@ impl<'a> Walk<'a> {
         if kind == EntryKind::Symlink {
             match readlinkat(directory, OsStr::from_bytes(name)) {
                 Ok(read) => target = read.into_vec(),
-                Err(errno) => return Ok(self.note_failure("read the link", &errno.into())),
+                Err(errno) => {
+                    self.note_failure("read the link", &errno.into());
+                    return Ok(());
+                }
             }
         }
         let entry = Entry {
