@@ -9,8 +9,8 @@ use crate::stamp::now_nanos;
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A damaged repository makes so many findings that the first of each source must do.
@@ -55,9 +55,7 @@ pub fn prove_draft(
     progress: &dyn Progress,
 ) -> Result<Outcome, RepositoryError> {
     progress.begin("proving what was written", None);
-    for pack in fresh_packs {
-        progress.advance(repository.prove_pack(pack)?);
-    }
+    prove_packs(repository, fresh_packs, progress)?;
     let mut outcome = Outcome { findings: Vec::new(), damaged: false };
     let profile = manifest.profile.clone();
     for source in &mut manifest.sources {
@@ -84,6 +82,49 @@ pub fn prove_draft(
         });
     }
     Ok(outcome)
+}
+
+/// Reads packs back on all cores. A pack that was written just now and doesn't read back is an error, not a finding.
+fn prove_packs(
+    repository: &Repository,
+    packs: &[Id],
+    progress: &dyn Progress,
+) -> Result<(), RepositoryError> {
+    let failed: Mutex<Option<RepositoryError>> = Mutex::default();
+    on_all_cores(packs.len(), progress, |number| {
+        let proven = packs.get(number).map_or(Ok(0), |pack| repository.prove_pack(pack));
+        match proven {
+            Ok(bytes) => progress.advance(bytes),
+            Err(error) => {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    })?;
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Calls `work` with each number below `count`, on one thread per core.
+fn on_all_cores(
+    count: usize,
+    progress: &dyn Progress,
+    work: impl Fn(usize) + Sync,
+) -> Result<(), RepositoryError> {
+    let next = AtomicUsize::new(0);
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..cores.min(count) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count || progress.interrupted() {
+                        break;
+                    }
+                    work(number);
+                }
+            });
+        }
+    });
+    if progress.interrupted() { Err(RepositoryError::Interrupted) } else { Ok(()) }
 }
 
 /// Proves a published snapshot again.
@@ -305,33 +346,15 @@ fn read_batch(
     found: &mut Found,
     progress: &dyn Progress,
 ) -> Result<(), RepositoryError> {
-    let next = AtomicUsize::new(0);
     let failed: Mutex<Vec<(usize, RepositoryError)>> = Mutex::default();
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((_, chunk)) = batch.get(number) else { break };
-                    if progress.interrupted() {
-                        break;
-                    }
-                    progress.advance(u64::from(chunk.len));
-                    if let Err(error) = repository.read_chunk(&chunk.id) {
-                        failed
-                            .lock()
-                            .unwrap_or_else(std::sync::PoisonError::into_inner)
-                            .push((number, error));
-                    }
-                }
-            });
+    on_all_cores(batch.len(), progress, |number| {
+        let Some((_, chunk)) = batch.get(number) else { return };
+        progress.advance(u64::from(chunk.len));
+        if let Err(error) = repository.read_chunk(&chunk.id) {
+            failed.lock().unwrap_or_else(PoisonError::into_inner).push((number, error));
         }
-    });
-    if progress.interrupted() {
-        return Err(RepositoryError::Interrupted);
-    }
-    for (number, error) in failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+    })?;
+    for (number, error) in failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         if !is_damage(&error) {
             return Err(error);
         }

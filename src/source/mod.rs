@@ -14,3 +14,4 @@ pub use interface::{
     SqliteInTree, StoredFiles, Taken, file_id,
 };
 pub use kind::{VALIDATOR_VERSION, capture, judge, sidecars_to_remove};
+pub use sqlite::{CommittedPages, Merged};

@@ -8,3 +8,4 @@ mod write_ahead_log;
 pub use capture::{ByPosition, Database, Image, capture};
 pub use header::MAGIC;
 pub use judge::{escape, judge_database};
+pub use write_ahead_log::{CommittedPages, Merged};
