@@ -1,7 +1,7 @@
 //! An entry: one file, directory, symlink or special file of a source.
 
+use super::chunk_ref::{ChunkRef, Root};
 use super::error::FormatError;
-use super::sequence::{ChunkRef, Root};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 

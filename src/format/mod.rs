@@ -1,6 +1,7 @@
 //! Every stored structure as encode and decode: no I/O, no clock, no randomness. `docs/format.md` is the authority.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod chunk_ref;
 mod config_file;
 mod entry;
 mod error;
@@ -14,6 +15,7 @@ mod record;
 mod sequence;
 mod wire;
 
+pub use chunk_ref::{ChunkRef, Root};
 pub use config_file::{Chunking, RepositoryConfig};
 pub use entry::{Captured, Content, Entry, EntryKind, FileState, Link, Segment};
 pub use error::FormatError;
@@ -26,7 +28,7 @@ pub use manifest::{
 pub use pack::{Pack, PackKind};
 pub use proof::ProofFile;
 pub use record::{ChunkRecord, Encoding, Method};
-pub use sequence::{Child, ChunkRef, Item, Node, Root, SequenceBuilder};
+pub use sequence::{Child, Item, Node, SequenceBuilder};
 
 /// The newest format version that this build reads, and the one that it writes.
 pub const FORMAT_VERSION: u32 = 0;

@@ -4,7 +4,7 @@
 //! key says so, never at a fixed count, so an insertion or deletion changes the node that it lies in and the path above
 //! it; every other node keeps its id.
 
-use super::MAX_CHUNK_BYTES;
+use super::chunk_ref::{ChunkRef, MAX_LEVEL, Root};
 use super::entry::Entry;
 use super::error::FormatError;
 use super::reader::{Reader, from_cbor, to_cbor};
@@ -14,80 +14,10 @@ use crate::id::Id;
 const CUT_MASK: u64 = 127;
 const MIN_ITEMS: usize = 16;
 const MAX_ITEMS: usize = 1024;
-/// Deeper trees than this are hostile: 16 items a node at least make 10^18 items at level 15.
-const MAX_LEVEL: u8 = 15;
 
 const CHUNK_LEAF: u8 = 0;
 const ENTRY_LEAF: u8 = 1;
 const INNER: u8 = 2;
-
-/// One chunk of a file: its id and length in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChunkRef {
-    pub id: Id,
-    pub len: u32,
-}
-
-impl ChunkRef {
-    /// Bytes of a packed reference.
-    pub const LEN: usize = Id::LEN + 4;
-
-    /// References one after another, 36 bytes each.
-    pub fn encode_all(refs: &[Self]) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(refs.len() * Self::LEN);
-        for chunk in refs {
-            bytes.extend_from_slice(chunk.id.as_bytes());
-            bytes.extend_from_slice(&chunk.len.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// Reads packed references; their number follows from the length. An empty or over-long chunk is refused.
-    pub fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, FormatError> {
-        let mut reader = Reader::new(bytes, "chunk list");
-        let mut refs = Vec::with_capacity(bytes.len() / Self::LEN);
-        while reader.remaining() > 0 {
-            let chunk = Self { id: reader.id()?, len: reader.u32()? };
-            if chunk.len == 0 || chunk.len > MAX_CHUNK_BYTES {
-                return Err(FormatError::invalid("chunk list", format!("a chunk of {} bytes", chunk.len)));
-            }
-            refs.push(chunk);
-        }
-        Ok(refs)
-    }
-}
-
-/// The top of a sequence. `weight` is what lies below: bytes of a chunk list, entries of a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Root {
-    pub id: Id,
-    pub level: u8,
-    pub weight: u64,
-}
-
-impl Root {
-    /// 41 bytes: id, level, weight.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = self.id.as_bytes().to_vec();
-        bytes.push(self.level);
-        bytes.extend_from_slice(&self.weight.to_le_bytes());
-        bytes
-    }
-
-    /// Reads what `encode` wrote.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut reader = Reader::new(bytes, "root");
-        let root = Self { id: reader.id()?, level: reader.u8()?, weight: reader.u64()? };
-        reader.finish()?;
-        if root.level > MAX_LEVEL || root.weight == 0 {
-            return Err(FormatError::invalid(
-                "root",
-                format!("level {}, weight {}", root.level, root.weight),
-            ));
-        }
-        Ok(root)
-    }
-}
 
 /// A node below an inner node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,10 +5,11 @@
 //! anew from `index/`. A hit counts only for a pack that the repository's own listing holds.
 
 use super::error::RepositoryError;
+use super::location::{Location, PackNumbers};
 use super::memory_table::MemoryTable;
 use super::rocks_table::{CacheError, RocksTable};
 use crate::backend::{Backend, ErrorKind};
-use crate::format::{Encoding, IndexFile, IndexedPack, Key, Pack};
+use crate::format::{IndexFile, IndexedPack, Key, Pack};
 use crate::id::Id;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -31,36 +32,6 @@ pub struct IndexOptions {
 impl Default for IndexOptions {
     fn default() -> Self {
         Self { cache_directory: None, memory_limit_bytes: 128 << 20 }
-    }
-}
-
-/// Where a chunk's stored bytes lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Location {
-    pub pack: Id,
-    pub offset: u64,
-    pub stored_len: u32,
-    pub plain_len: u32,
-    pub encoding: Encoding,
-}
-
-/// Packs by small numbers, so that a table needn't repeat their ids.
-#[derive(Default)]
-pub struct PackNumbers {
-    ids: Vec<Id>,
-    numbers: HashMap<Id, u32>,
-}
-
-impl PackNumbers {
-    pub(super) fn number(&mut self, pack: Id) -> u32 {
-        *self.numbers.entry(pack).or_insert_with(|| {
-            self.ids.push(pack);
-            self.ids.len() as u32 - 1
-        })
-    }
-
-    pub(super) fn id(&self, number: u32) -> Option<Id> {
-        self.ids.get(number as usize).copied()
     }
 }
 

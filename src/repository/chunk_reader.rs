@@ -1,8 +1,8 @@
 //! Reads chunks back and proves each of them by its id.
 
-use super::chunk_index::Location;
 use super::codec;
 use super::error::RepositoryError;
+use super::location::Location;
 use super::open::Repository;
 use crate::backend::ErrorKind;
 use crate::format::{Key, Pack};

@@ -1,6 +1,6 @@
 //! The chunk index of a small repository: a hash table in memory.
 
-use super::chunk_index::{Location, PackNumbers};
+use super::location::{Location, PackNumbers};
 use crate::format::{Encoding, IndexedPack, Pack};
 use crate::id::Id;
 use std::collections::HashMap;

@@ -5,6 +5,7 @@ mod chunk_reader;
 mod codec;
 mod error;
 mod file_reader;
+mod location;
 mod memory_table;
 mod open;
 mod pack_writer;

@@ -4,7 +4,7 @@
 //! their own. Value: pack id, offset, lengths, encoding. The column family `sets` tells which index files are in, and which
 //! packs each of them lists.
 
-use super::chunk_index::Location;
+use super::location::Location;
 use crate::format::{Encoding, IndexFile, Pack};
 use crate::id::Id;
 use rocksdb::{

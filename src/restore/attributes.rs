@@ -1,6 +1,6 @@
 //! Owner, mode, extended attributes and times of what was placed.
 
-use super::place::{Owner, Placed};
+use super::report::{Owner, Placed};
 use crate::format::{Entry, EntryKind};
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{UtimensatFlags, utimensat};

@@ -6,7 +6,9 @@ mod error;
 mod place;
 mod placed_files;
 mod remove;
+mod report;
 
 pub use error::RestoreError;
-pub use place::{Extras, Owner, PlaceOptions, Placed, place};
+pub use place::{Extras, PlaceOptions, place};
 pub use placed_files::PlacedFiles;
+pub use report::{Owner, Placed};

@@ -5,6 +5,7 @@ use super::attributes::set_attributes;
 use super::content::write_content;
 use super::error::RestoreError;
 use super::remove::{is_mount_point, names, remove};
+use super::report::{Owner, Placed};
 use crate::format::{Captured, Entry, EntryKind, Link};
 use crate::progress::Progress;
 use crate::repository::Repository;
@@ -18,13 +19,6 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// Whose the placed files shall be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
-    AsRecorded,
-    Fixed { uid: u32, gid: u32 },
-}
 
 /// How to place.
 #[derive(Debug, Clone)]
@@ -40,23 +34,6 @@ pub enum Extras {
     RemoveExcept(HashSet<Vec<u8>>),
     /// All stay: what the snapshot left out isn't fully known.
     Keep,
-}
-
-/// What was done.
-#[derive(Debug, Clone, Default)]
-pub struct Placed {
-    pub files: u64,
-    pub directories: u64,
-    pub written_bytes: u64,
-    pub removed: u64,
-    /// What could not be set or made, by path; the content is there.
-    pub problems: Vec<String>,
-}
-
-impl Placed {
-    pub(super) fn problem(&mut self, path: &Path, detail: String) {
-        self.problems.push(format!("{}: {detail}", path.display()));
-    }
 }
 
 struct Placer<'a> {

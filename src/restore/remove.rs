@@ -1,7 +1,7 @@
 //! Removes what a snapshot doesn't have, without ever leaving the directory or taking a mount point away.
 
 use super::error::RestoreError;
-use super::place::Placed;
+use super::report::Placed;
 use nix::dir::Dir;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, fstatat};

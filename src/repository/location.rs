@@ -1,0 +1,35 @@
+//! Where a chunk's stored bytes lie.
+
+use crate::format::Encoding;
+use crate::id::Id;
+use std::collections::HashMap;
+
+/// Where a chunk's stored bytes lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    pub pack: Id,
+    pub offset: u64,
+    pub stored_len: u32,
+    pub plain_len: u32,
+    pub encoding: Encoding,
+}
+
+/// Packs by small numbers, so that a table needn't repeat their ids.
+#[derive(Default)]
+pub struct PackNumbers {
+    ids: Vec<Id>,
+    numbers: HashMap<Id, u32>,
+}
+
+impl PackNumbers {
+    pub(super) fn number(&mut self, pack: Id) -> u32 {
+        *self.numbers.entry(pack).or_insert_with(|| {
+            self.ids.push(pack);
+            self.ids.len() as u32 - 1
+        })
+    }
+
+    pub(super) fn id(&self, number: u32) -> Option<Id> {
+        self.ids.get(number as usize).copied()
+    }
+}
