@@ -58,9 +58,15 @@ pub fn prove_draft(
     prove_packs(repository, fresh_packs, progress)?;
     let mut outcome = Outcome { findings: Vec::new(), damaged: false };
     let profile = manifest.profile.clone();
+    // While a snapshot is known to be bad, nothing that may share its chunks is taken on trust.
+    let suspicious = earlier
+        .list
+        .iter()
+        .any(|snapshot| snapshot.later_proof.as_ref().is_some_and(|proof| !proof.is_valid()));
+    let depth = if suspicious { Depth::Exactly(Level::Full) } else { options.depth };
     for source in &mut manifest.sources {
         let Some(root) = source.root.clone() else { continue };
-        if let Some(inherited) = inherit(source, &root, earlier) {
+        if let Some(inherited) = inherit(source, &root, earlier).filter(|_| !suspicious) {
             let missing = quick_chunks(repository, source, &root)?;
             if missing.findings.is_empty() {
                 source.collections = inherited.1;
@@ -68,7 +74,7 @@ pub fn prove_draft(
                 continue;
             }
         }
-        let level = level_for(source, &profile, earlier, options.depth);
+        let level = level_for(source, &profile, earlier, depth);
         let found = prove_source(repository, source, level, options.temporary_directory, progress)?;
         source.collections = found.collections;
         outcome.damaged |= found.damaged;

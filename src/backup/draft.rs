@@ -119,6 +119,7 @@ fn one_source(
         name: spec.name.clone(),
         kind: spec.kind,
         path: spec.path.as_os_str().as_bytes().to_owned(),
+        exclude: spec.exclude.clone(),
         parent: found.map(|(snapshot, _)| snapshot.stamp),
         consistency: capture.consistency,
         captured_ns,

@@ -14,6 +14,7 @@ use crate::format::{Entry, EntryKind, Finding, Note, NoteReason, Severity, Sourc
 use crate::progress::Progress;
 use crate::repository::{Repository, Snapshot};
 use crate::restore::{Extras, Owner, Placed, RestoreError};
+use crate::source::Excludes;
 use serde_json::{Map, Value, json};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -158,7 +159,7 @@ fn plan(
         let Some(root) = &source.root else { continue };
         let place = destination(context, arguments, source, root)?;
         if parts.iter().all(|path| path.is_empty()) {
-            let extras = left_out(source, b"");
+            let extras = left_out(source, "");
             let (name, kind) = (source.name.clone(), Some(source.kind));
             items.push(RestoreItem { name, kind, entry: root.clone(), target: place, extras });
             continue;
@@ -167,7 +168,7 @@ fn plan(
             let found = repository.entry_at(root, path.as_bytes())?;
             let whole = format!("{}/{path}", source.name);
             let entry = found.ok_or(NotFound::NoPath { stamp: snapshot.stamp, path: whole.clone() })?;
-            let extras = left_out(source, path.as_bytes());
+            let extras = left_out(source, path);
             items.push(RestoreItem { name: whole, kind: None, entry, target: place.join(path), extras });
         }
     }
@@ -179,18 +180,16 @@ fn plan(
     Ok(items)
 }
 
-/// Paths below `part` of a source that its snapshot left out: excluded, or unreadable. It says nothing about them, so they
-/// stay as they are.
-fn left_out(source: &SourceRecord, part: &[u8]) -> Extras {
+/// What a source's snapshot left out, excluded or unreadable, stays as it is when `part` of it is restored.
+fn left_out(source: &SourceRecord, part: &str) -> Extras {
+    let Ok(patterns) = Excludes::new(&source.exclude) else { return Extras::Keep };
     if source.more_notes > 0 {
         return Extras::Keep;
     }
     let of_reason = |note: &&Note| matches!(note.reason, NoteReason::Excluded | NoteReason::Unreadable);
-    let below = |note: &Note| match part {
-        b"" => Some(note.path.clone()),
-        part => Some(note.path.strip_prefix(part)?.strip_prefix(b"/")?.to_vec()),
-    };
-    Extras::RemoveExcept(source.notes.iter().filter(of_reason).filter_map(below).collect())
+    let left_out = source.notes.iter().filter(of_reason).map(|note| note.path.clone()).collect();
+    let part = if part.is_empty() { Vec::new() } else { format!("{part}/").into_bytes() };
+    Extras::RemoveExcept { left_out, patterns, part }
 }
 
 /// `--target`, `--map`, the config's present path, or the recorded one.

@@ -50,11 +50,22 @@ pub fn prove_and_publish(
     for (file, detail) in &earlier.damaged {
         warnings.push(format!("{file} is damaged and hides a snapshot: {detail}"));
     }
-    let trust = if request.reread { Trust::Nothing } else { Trust::Index };
+    let bad = earlier
+        .list
+        .iter()
+        .find(|snapshot| snapshot.later_proof.as_ref().is_some_and(|proof| !proof.is_valid()));
+    if let Some(bad) = bad {
+        warnings.push(format!(
+            "a validation found snapshot {} bad, so everything is read again and stored where it is damaged; when it is \
+             mended validate it again, or forget it",
+            bad.stamp
+        ));
+    }
+    let reread = request.reread || bad.is_some();
+    let trust = if reread { Trust::Nothing } else { Trust::Index };
     let writer = ChunkWriter::new(repository, trust);
     // Stamps go by all snapshots; what may be taken over goes by what the request allows.
-    let known =
-        if request.reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };
+    let known = if reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };
     let draft = backup(&writer, &known, &request.backup, progress)?;
     warnings.extend(draft.warnings);
     let mut manifest = draft.manifest;

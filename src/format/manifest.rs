@@ -191,6 +191,8 @@ pub struct SourceRecord {
     pub kind: SourceKind,
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
+    /// The gitignore patterns by which paths were left out.
+    pub exclude: Vec<String>,
     #[serde(with = "wire::optional_stamp")]
     pub parent: Option<Stamp>,
     pub consistency: Consistency,

@@ -3,7 +3,7 @@
 use super::error::RepositoryError;
 use super::open::Repository;
 use crate::backend::ErrorKind;
-use crate::format::{Key, Manifest, ProofFile};
+use crate::format::{Key, Level, Manifest, ProofFile};
 use crate::id::Id;
 use crate::stamp::Stamp;
 use std::collections::HashSet;
@@ -15,7 +15,7 @@ pub struct Snapshot {
     pub manifest_id: Id,
     pub manifest: Manifest,
     pub pinned: bool,
-    /// The newest validation that came after publication, if there was one.
+    /// The validation after publication that decides, if there was one.
     pub later_proof: Option<ProofFile>,
 }
 
@@ -43,6 +43,18 @@ impl Snapshots {
     }
 }
 
+/// Of later validations the one that decides: the newest, but a quick one that found nothing says nothing against what a
+/// full one found.
+fn deciding(mut proofs: Vec<&ProofFile>) -> Option<&ProofFile> {
+    proofs.sort_by_key(|proof| proof.time_ns);
+    proofs.into_iter().fold(None, |before: Option<&ProofFile>, proof| match before {
+        Some(before) if before.level == Level::Full && proof.level == Level::Quick && proof.is_valid() => {
+            Some(before)
+        }
+        _ => Some(proof),
+    })
+}
+
 impl Repository {
     /// Reads every snapshot. A name without its manifest is still arriving; a damaged one is told apart.
     pub fn snapshots(&self) -> Result<Snapshots, RepositoryError> {
@@ -57,7 +69,7 @@ impl Repository {
             match self.read_snapshot(stamp) {
                 Ok((manifest_id, manifest)) => {
                     let own = proofs.iter().filter(|proof| proof.manifest == manifest_id);
-                    let later_proof = own.max_by_key(|proof| proof.time_ns).cloned();
+                    let later_proof = deciding(own.collect()).cloned();
                     let pinned = pins.contains(&stamp);
                     found.list.push(Snapshot { stamp, manifest_id, manifest, pinned, later_proof });
                 }

@@ -9,6 +9,7 @@ use super::report::{Owner, Placed};
 use crate::format::{Captured, Entry, EntryKind, Link};
 use crate::progress::Progress;
 use crate::repository::Repository;
+use crate::source::Excludes;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat, mknodat};
@@ -28,10 +29,11 @@ pub struct PlaceOptions {
 }
 
 /// What happens to entries in the target that the snapshot doesn't have.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Extras {
-    /// They go, but for these paths below the source: the snapshot left them out, so it says nothing about them.
-    RemoveExcept(HashSet<Vec<u8>>),
+    /// They go, but for what the snapshot left out, about which it says nothing: these paths below the source, and what
+    /// its patterns match. `part` is where the target lies in the source, with a `/` behind it unless it is the source.
+    RemoveExcept { left_out: HashSet<Vec<u8>>, patterns: Excludes, part: Vec<u8> },
     /// All stay: what the snapshot left out isn't fully known.
     Keep,
 }
@@ -209,11 +211,14 @@ impl Placer<'_> {
         entries: &[Entry],
         shown: &Path,
     ) -> Result<(), RestoreError> {
-        let relative =
-            |path: &Path| path.strip_prefix(&self.root).unwrap_or(path).as_os_str().as_bytes().to_vec();
         let is_left_out = |path: &Path| match &self.options.extras {
             Extras::Keep => true,
-            Extras::RemoveExcept(left_out) => left_out.contains(&relative(path)),
+            Extras::RemoveExcept { left_out, patterns, part } => {
+                let below = path.strip_prefix(&self.root).unwrap_or(path).as_os_str().as_bytes();
+                let place = [part.as_slice(), below].concat();
+                let is_directory = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+                left_out.contains(&place) || patterns.pattern_for(&place, is_directory).is_some()
+            }
         };
         let wanted: HashSet<&[u8]> = entries.iter().map(|entry| entry.name.as_slice()).collect();
         let databases = entries.iter().filter(|entry| entry.captured == Captured::Sqlite);

@@ -15,3 +15,4 @@ pub use interface::{
 };
 pub use kind::{VALIDATOR_VERSION, capture, judge, sidecars_to_remove};
 pub use sqlite::{CommittedPages, Merged};
+pub use tree::Excludes;

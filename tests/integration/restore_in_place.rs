@@ -232,6 +232,7 @@ fn what_the_snapshot_left_out_stays() {
     scratch.file("tree/sub/y", "y");
     let stamp = scratch.backup(&["tree", "--exclude", "*.tmp", "--exclude", "/cache"]);
     scratch.file("tree/extra", "extra");
+    scratch.file("tree/sub/later.tmp", "not backed up");
     put(&scratch.path("tree/file"), "two");
     scratch.ok(["restore", &stamp, CONFIRM]);
     let read = |path: &str| std::fs::read_to_string(scratch.path(path)).unwrap_or_default();
@@ -241,5 +242,5 @@ fn what_the_snapshot_left_out_stays() {
     );
     assert!(!scratch.path("tree/extra").exists());
     scratch.ok(["restore", &stamp, "tree/sub", CONFIRM]);
-    assert_eq!(read("tree/sub/x.tmp"), "not backed up");
+    assert_eq!([read("tree/sub/x.tmp"), read("tree/sub/later.tmp")], ["not backed up", "not backed up"]);
 }

@@ -1,10 +1,12 @@
 //! Directory trees: every kind of file with everything that the file system keeps about it.
 
 mod attributes;
+mod excludes;
 mod log_file;
 mod regular;
 mod sparse;
 mod walk;
 
 pub use attributes::{attributes_of, bare_entry, directory_entry, file_entry};
+pub use excludes::Excludes;
 pub use walk::{Walk, capture, root_name};

@@ -1,13 +1,13 @@
 //! Walks a directory by descriptors, so that no path is too long and no symlink is followed.
 
 use super::attributes::{bare_entry, directory_entry, file_entry, own_attributes_of};
+use super::excludes::Excludes;
 use super::regular::{Recorded, Regular};
 use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
 use crate::hold::{Sidecars, open_directory, open_file_at};
 use crate::source::interface::{
     Capture, CaptureError, CaptureOptions, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns,
 };
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use nix::dir::Dir;
 use nix::fcntl::readlinkat;
 use std::collections::HashSet;
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub struct Walk<'a> {
     recorder: &'a mut dyn Recorder,
     options: &'a CaptureOptions,
-    excludes: Gitignore,
+    excludes: Excludes,
     databases: bool,
     relative: Vec<u8>,
     capture: Capture,
@@ -69,17 +69,7 @@ impl<'a> Walk<'a> {
         options: &'a CaptureOptions,
         recorder: &'a mut dyn Recorder,
     ) -> Result<Self, CaptureError> {
-        let mut builder = GitignoreBuilder::new("");
-        for pattern in &spec.exclude {
-            builder.add_line(None, pattern).map_err(|error| CaptureError::BadPattern {
-                pattern: pattern.clone(),
-                detail: error.to_string(),
-            })?;
-        }
-        let excludes = builder.build().map_err(|error| CaptureError::BadPattern {
-            pattern: spec.exclude.join(", "),
-            detail: error.to_string(),
-        })?;
+        let excludes = Excludes::new(&spec.exclude)?;
         // Files are compared before and after they are read; only databases on the way are held.
         let consistency = if options.cold { Consistency::Cold } else { Consistency::Optimistic };
         Ok(Self {
@@ -185,9 +175,8 @@ impl<'a> Walk<'a> {
             self.recorder.note(&self.relative, NoteReason::Excluded, detail.into());
             return true;
         }
-        let relative = Path::new(OsStr::from_bytes(&self.relative));
-        let ignore::Match::Ignore(glob) = self.excludes.matched(relative, is_directory) else { return false };
-        let detail = format!("by the pattern {:?}", glob.original());
+        let Some(pattern) = self.excludes.pattern_for(&self.relative, is_directory) else { return false };
+        let detail = format!("by the pattern {pattern:?}");
         self.recorder.note(&self.relative, NoteReason::Excluded, detail);
         true
     }
