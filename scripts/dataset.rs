@@ -153,6 +153,7 @@ fn rewrite_small_files(directory: &Path, elements: u64) -> Done {
         pickle
             .extend(format!("document-{label:012}-{:08x}", label.wrapping_mul(2_654_435_761) as u32).bytes());
     }
+    pickle.push(b'.');
     save("index_metadata.pickle", &pickle)?;
     Ok(())
 }

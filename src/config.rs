@@ -1,6 +1,6 @@
 //! The user's `icecore.toml`: which sources, which repository, which rules.
 
-use crate::format::SourceKind;
+use crate::format::{SourceKind, is_source_name};
 use crate::source::{SourceSpec, SqliteInTree, detect_kind};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -127,8 +127,7 @@ fn one_source(name: String, source: FileSource, base: &Path) -> Result<Configure
 
 /// A source's name: `[a-z][a-z0-9_]*`, because it becomes part of JSON keys and error codes.
 pub fn check_name(name: &str) -> Result<(), String> {
-    let valid = name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
+    let valid = is_source_name(name);
     if valid {
         Ok(())
     } else {

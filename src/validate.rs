@@ -388,8 +388,8 @@ impl StoredFiles for RepositoryFiles<'_> {
         self.root
     }
 
-    fn list(&self, path: &[u8]) -> io::Result<Vec<Entry>> {
-        self.repository.entries(&self.find(path)?.content).map_err(io::Error::other)
+    fn list(&self, directory: &Entry) -> io::Result<Vec<Entry>> {
+        self.repository.entries(&directory.content).map_err(io::Error::other)
     }
 
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {

@@ -106,7 +106,7 @@ fn one_source(
     let captured = source::capture(spec, &request.options, &mut recorder);
     let (capture, recording) = match captured {
         Ok(capture) => (capture, recorder.finish()),
-        Err(CaptureError::Missing { path }) if spec.optional => {
+        Err(CaptureError::Missing { path }) if spec.optional && is_absent(&spec.path) => {
             warnings.push(format!("source {:?}: {} does not exist (optional)", spec.name, path.display()));
             (source::Capture::unheld(Consistency::Locked), missing(&path))
         }
@@ -131,6 +131,11 @@ fn one_source(
         more_notes: recording.more_notes,
         collections: Vec::new(),
     })
+}
+
+/// There is nothing at the source's own path; a part of it that is missing is another matter.
+fn is_absent(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn missing(path: &Path) -> Recording {

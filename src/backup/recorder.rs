@@ -245,6 +245,12 @@ impl Recorder for TreeRecorder<'_> {
         Ok(Taken { token: self.token(Handed::Promised(promises)), bytes })
     }
 
+    fn await_stored(&mut self, taken: &Taken) -> Result<(), CaptureError> {
+        let chunks = self.chunks(taken.token)?;
+        self.tokens.insert(taken.token, Handed::Known(chunks));
+        Ok(())
+    }
+
     fn retake(&mut self, earlier: &Taken, reader: &mut dyn Read) -> Result<Retaken, CaptureError> {
         let chunks = self.chunks(earlier.token)?;
         self.tokens.insert(earlier.token, Handed::Known(chunks.clone()));
@@ -300,10 +306,18 @@ impl Recorder for TreeRecorder<'_> {
     }
 
     fn note(&mut self, path: &[u8], reason: NoteReason, detail: String) {
+        let note = Note { path: path.to_owned(), reason, detail };
         if self.notes.len() < SourceRecord::MAX_NOTES {
-            self.notes.push(Note { path: path.to_owned(), reason, detail });
-        } else {
-            self.more_notes += 1;
+            self.notes.push(note);
+            return;
+        }
+        self.more_notes += 1;
+        // What could not be read must be named, whatever was left out on purpose.
+        let weighty = matches!(reason, NoteReason::Unreadable | NoteReason::Changing);
+        let light = |note: &Note| matches!(note.reason, NoteReason::Excluded | NoteReason::Remark);
+        if weighty && let Some(place) = self.notes.iter().rposition(light) {
+            self.notes.remove(place);
+            self.notes.push(note);
         }
     }
 }

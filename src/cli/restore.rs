@@ -13,7 +13,7 @@ use crate::flow::{RestoreItem, restore_and_check};
 use crate::format::{Entry, EntryKind, Finding, Note, NoteReason, Severity, SourceKind, SourceRecord};
 use crate::progress::Progress;
 use crate::repository::{Repository, Snapshot};
-use crate::restore::{Extras, Owner, Placed, RestoreError};
+use crate::restore::{Extras, Owner, Placed, RestoreError, Target};
 use crate::source::Excludes;
 use serde_json::{Map, Value, json};
 use std::ffi::OsStr;
@@ -161,15 +161,19 @@ fn plan(
         if parts.iter().all(|path| path.is_empty()) {
             let extras = left_out(source, "");
             let (name, kind) = (source.name.clone(), Some(source.kind));
-            items.push(RestoreItem { name, kind, entry: root.clone(), target: place, extras });
+            let target = Target { base: place, part: PathBuf::new() };
+            items.push(RestoreItem { name, kind, entry: root.clone(), target, extras });
             continue;
         }
         for path in parts {
-            let found = repository.entry_at(root, path.as_bytes())?;
+            // `a//b` and `a/./b` mean `a/b`; the way up is no way into a source.
+            let part: PathBuf = Path::new(path).components().collect();
+            let found = repository.entry_at(root, part.as_os_str().as_bytes())?;
             let whole = format!("{}/{path}", source.name);
             let entry = found.ok_or(NotFound::NoPath { stamp: snapshot.stamp, path: whole.clone() })?;
-            let extras = left_out(source, path);
-            items.push(RestoreItem { name: whole, kind: None, entry, target: place.join(path), extras });
+            let extras = left_out(source, &part.to_string_lossy());
+            let target = Target { base: place.clone(), part };
+            items.push(RestoreItem { name: whole, kind: None, entry, target, extras });
         }
     }
     if items.is_empty() {
@@ -221,15 +225,19 @@ fn prepare(arguments: &args::Restore, items: &[RestoreItem]) -> Result<(), Failu
     for item in items {
         let fail = |action, path: &Path, error| Failure::from(RestoreError::io(action, path, error));
         if arguments.target.is_some() {
-            let occupied = match std::fs::read_dir(&item.target) {
+            let place = item.target.path();
+            let occupied = match std::fs::read_dir(&place) {
                 Ok(mut listing) => listing.next().is_some(),
-                Err(_) => item.target.symlink_metadata().is_ok(),
+                Err(_) => place.symlink_metadata().is_ok(),
             };
             if occupied {
-                return Err(RestoreError::NotEmpty { path: item.target.clone() }.into());
+                return Err(RestoreError::NotEmpty { path: place }.into());
             }
         }
-        if let Some(above) = item.target.parent() {
+        let base = &item.target.base;
+        let needed =
+            if item.target.part.as_os_str().is_empty() { base.parent() } else { Some(base.as_path()) };
+        if let Some(above) = needed {
             std::fs::create_dir_all(above).map_err(|error| fail("create", above, error))?;
         }
     }
@@ -240,11 +248,11 @@ fn dry_run(snapshot: &Snapshot, items: &[RestoreItem], refused: Option<Failure>)
     let mut lines = Vec::new();
     let mut sources = Map::new();
     for item in items {
-        let present = if item.target.symlink_metadata().is_ok() { "overwrite" } else { "create" };
-        lines.push(format!("{present:<9} {:<16} -> {}", item.name, item.target.display()));
+        let present = if item.target.path().symlink_metadata().is_ok() { "overwrite" } else { "create" };
+        lines.push(format!("{present:<9} {:<16} -> {}", item.name, item.target.path().display()));
         sources.insert(
             item.name.clone(),
-            json!({ "target": item.target.display().to_string(), "action": present, "reason": "dry run" }),
+            json!({ "target": item.target.path().display().to_string(), "action": present, "reason": "dry run" }),
         );
     }
     lines.push("nothing was written".into());
@@ -277,9 +285,9 @@ fn conclude(
     for item in items {
         sources.insert(
             item.name.clone(),
-            json!({ "target": item.target.display().to_string(), "action": "restored", "reason": null }),
+            json!({ "target": item.target.path().display().to_string(), "action": "restored", "reason": null }),
         );
-        lines.push(format!("{:<16} -> {}", item.name, name(item.target.as_os_str().as_bytes())));
+        lines.push(format!("{:<16} -> {}", item.name, name(item.target.path().as_os_str().as_bytes())));
     }
     for source in &snapshot.manifest.sources {
         if !items.iter().any(|item| split_place(&item.name).0 == source.name) {

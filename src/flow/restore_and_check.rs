@@ -3,9 +3,9 @@
 use crate::format::{Entry, Finding, Level, SourceKind};
 use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::restore::{Extras, Owner, PlaceOptions, Placed, PlacedFiles, RestoreError, place};
+use crate::restore::{Extras, Owner, PlaceOptions, Placed, PlacedFiles, RestoreError, Target, place};
 use crate::source::judge;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// One thing to restore.
 pub struct RestoreItem {
@@ -14,7 +14,7 @@ pub struct RestoreItem {
     /// `None` for a part of a source: a part isn't judged.
     pub kind: Option<SourceKind>,
     pub entry: Entry,
-    pub target: PathBuf,
+    pub target: Target,
     pub extras: Extras,
 }
 
@@ -37,7 +37,7 @@ pub fn restore_and_check(
     let placed = place(repository, &item.entry, &item.target, options, progress)?;
     let Some(kind) = item.kind else { return Ok(Restored { placed, findings: Vec::new() }) };
     progress.begin(&format!("checking {}", item.name), None);
-    let files = PlacedFiles { repository, root: item.entry.clone(), target: item.target.clone() };
+    let files = PlacedFiles { repository, root: item.entry.clone(), target: item.target.path() };
     let judged = judge(kind, &item.name, &files, Level::Full, temporary_directory);
     let judgement = judged.map_err(|source| RestoreError::Unchecked { name: item.name.clone(), source })?;
     Ok(Restored { placed, findings: judgement.findings })

@@ -239,6 +239,12 @@ pub struct Manifest {
     pub duration_ms: u64,
 }
 
+/// `[a-z][a-z0-9_]*`: a source's name becomes part of JSON keys, error codes and paths.
+pub fn is_source_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
+}
+
 impl Manifest {
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -251,7 +257,17 @@ impl Manifest {
         if format > FORMAT_VERSION {
             return Err(FormatError::TooNew { found: format, supported: FORMAT_VERSION });
         }
-        from_cbor(bytes, "manifest")
+        let manifest: Self = from_cbor(bytes, "manifest")?;
+        let mut names = std::collections::HashSet::new();
+        // Names become directories of a restore.
+        match manifest
+            .sources
+            .iter()
+            .find(|source| !is_source_name(&source.name) || !names.insert(&source.name))
+        {
+            Some(source) => Err(FormatError::invalid("manifest", format!("source name {:?}", source.name))),
+            None => Ok(manifest),
+        }
     }
 
     /// The source of that name.

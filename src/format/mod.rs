@@ -23,7 +23,7 @@ pub use index::{IndexFile, IndexedPack};
 pub use layout::Key;
 pub use manifest::{
     CollectionCount, Consistency, Counts, Finding, Level, Manifest, Note, NoteReason, Proof, Severity,
-    SnapshotKind, SourceKind, SourceRecord,
+    SnapshotKind, SourceKind, SourceRecord, is_source_name,
 };
 pub use pack::{Pack, PackKind};
 pub use proof::ProofFile;

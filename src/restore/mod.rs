@@ -9,6 +9,6 @@ mod remove;
 mod report;
 
 pub use error::RestoreError;
-pub use place::{Extras, PlaceOptions, place};
+pub use place::{Extras, PlaceOptions, Target, place};
 pub use placed_files::PlacedFiles;
 pub use report::{Owner, Placed};

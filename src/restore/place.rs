@@ -49,21 +49,35 @@ struct Placer<'a> {
     root: PathBuf,
 }
 
+/// A place below a directory that the caller names; only the former may be a symlink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Where the source is, or goes. A symlink here means what it points at: the mount point must stay where it is.
+    pub base: PathBuf,
+    /// The part of the source below it; empty for the whole. No symlink on this way is followed.
+    pub part: PathBuf,
+}
+
+impl Target {
+    /// The place as a path.
+    pub fn path(&self) -> PathBuf {
+        if self.part.as_os_str().is_empty() { self.base.clone() } else { self.base.join(&self.part) }
+    }
+}
+
 /// Makes `target` what `entry` is: a directory gains, loses and changes entries until it equals the snapshot's, a file
-/// its bytes. The directory above `target` must exist. Each file and directory is durable when this returns.
+/// its bytes. The directory above `target.base` must exist. Each file and directory is durable when this returns.
 pub fn place(
     repository: &Repository,
     entry: &Entry,
-    target: &Path,
+    target: &Target,
     options: PlaceOptions,
     progress: &dyn Progress,
 ) -> Result<Placed, RestoreError> {
-    // A symlink given as the target means what it points at: the mount point must stay where it is.
-    let real = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+    let base = std::fs::canonicalize(&target.base).unwrap_or_else(|_| target.base.clone());
+    let real = Target { base, part: target.part.clone() }.path();
     let above = real.parent().unwrap_or(Path::new("/"));
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory =
-        open(above, flags, Mode::empty()).map_err(|errno| RestoreError::io("open", above, errno))?;
+    let directory = open_above(&target.part, &real)?;
     let name = real.file_name().map_or(&b"."[..], OsStrExt::as_bytes);
     let (placed, links, root) = (Placed::default(), HashMap::new(), real.clone());
     let mut placer = Placer { repository, options, progress, placed, links, root };
@@ -74,6 +88,31 @@ pub fn place(
     placer.entry(directory.as_fd(), &entry, &real)?;
     sync(directory.as_fd(), above)?;
     Ok(placer.placed)
+}
+
+/// Opens the directory above the place. From the base on each directory is opened by its name, made where it is missing;
+/// a symlink on the way is an error, for it may lead anywhere.
+fn open_above(part: &Path, real: &Path) -> Result<OwnedFd, RestoreError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let between: Vec<&OsStr> = part.parent().into_iter().flat_map(Path::iter).collect();
+    let below_base = if part.as_os_str().is_empty() { 0 } else { between.len() + 1 };
+    let start = real.ancestors().nth(below_base.max(1)).unwrap_or(Path::new("/"));
+    let mut directory =
+        open(start, flags, Mode::empty()).map_err(|errno| RestoreError::io("open", start, errno))?;
+    let mut shown = start.to_owned();
+    for name in between {
+        shown.push(name);
+        let fail = |errno| RestoreError::io("open", &shown, errno);
+        let opened = openat(&directory, name, flags | OFlag::O_NOFOLLOW, Mode::empty());
+        directory = match opened {
+            Err(Errno::ENOENT) => {
+                mkdirat(&directory, name, Mode::from_bits_truncate(0o755)).map_err(fail)?;
+                openat(&directory, name, flags | OFlag::O_NOFOLLOW, Mode::empty()).map_err(fail)?
+            }
+            other => other.map_err(fail)?,
+        };
+    }
+    Ok(directory)
 }
 
 fn sync(directory: BorrowedFd<'_>, shown: &Path) -> Result<(), RestoreError> {
@@ -128,11 +167,15 @@ impl Placer<'_> {
         {
             return Ok(());
         }
+        // Making a link may have taken an old file away.
+        let now = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok();
+        let present = now.filter(|stat| kind_of(stat) == Some(entry.kind));
+        let same_kind = present.is_some();
         match entry.kind {
             EntryKind::Directory => self.directory(directory, entry, same_kind, shown)?,
             EntryKind::File => self.file(directory, entry, same_kind, shown)?,
             EntryKind::Symlink => self.symlink(directory, entry, same_kind, shown)?,
-            _ => self.special(directory, entry, present.filter(|_| same_kind), shown)?,
+            _ => self.special(directory, entry, present, shown)?,
         }
         Ok(())
     }
@@ -216,8 +259,10 @@ impl Placer<'_> {
             Extras::RemoveExcept { left_out, patterns, part } => {
                 let below = path.strip_prefix(&self.root).unwrap_or(path).as_os_str().as_bytes();
                 let place = [part.as_slice(), below].concat();
+                let place = place.strip_suffix(b"/").unwrap_or(&place);
                 let is_directory = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-                left_out.contains(&place) || patterns.pattern_for(&place, is_directory).is_some()
+                let matched = !place.is_empty() && patterns.pattern_for(place, is_directory).is_some();
+                left_out.contains(place) || matched
             }
         };
         let wanted: HashSet<&[u8]> = entries.iter().map(|entry| entry.name.as_slice()).collect();
@@ -226,7 +271,7 @@ impl Placer<'_> {
             .flat_map(|entry| crate::source::sidecars_to_remove(Path::new(OsStr::from_bytes(&entry.name))))
             .map(|path| path.as_os_str().as_bytes().to_vec())
             .collect();
-        let all_stay = shown != self.root && is_left_out(shown);
+        let all_stay = is_left_out(shown);
         let mut going = Vec::new();
         for name in names(directory, shown)? {
             let path = shown.join(OsStr::from_bytes(&name));

@@ -22,10 +22,8 @@ impl StoredFiles for PlacedFiles<'_> {
         &self.root
     }
 
-    fn list(&self, path: &[u8]) -> io::Result<Vec<Entry>> {
-        let found = self.repository.entry_at(&self.root, path).map_err(io::Error::other)?;
-        let entry = found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        self.repository.entries(&entry.content).map_err(io::Error::other)
+    fn list(&self, directory: &Entry) -> io::Result<Vec<Entry>> {
+        self.repository.entries(&directory.content).map_err(io::Error::other)
     }
 
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {

@@ -90,6 +90,8 @@ pub trait Recorder {
     fn parent(&mut self, path: &[u8]) -> Result<Option<Seen>, CaptureError>;
     /// Records what `reader` gives until its end.
     fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError>;
+    /// Waits until what was taken is hashed and handed to the packs, so that a later `retake` needn't.
+    fn await_stored(&mut self, taken: &Taken) -> Result<(), CaptureError>;
     /// Reads the same content again, fast: what equals `earlier` is only compared, what differs is kept aside, encoded
     /// by `settle`. To be called under a hold.
     fn retake(&mut self, earlier: &Taken, reader: &mut dyn Read) -> Result<Retaken, CaptureError>;
@@ -188,8 +190,8 @@ pub trait ReadAt {
 pub trait StoredFiles {
     /// The source's own entry.
     fn root(&self) -> &Entry;
-    /// The entries of a directory below the root (empty path: the root), by name.
-    fn list(&self, path: &[u8]) -> io::Result<Vec<Entry>>;
+    /// The entries of a directory, by name.
+    fn list(&self, directory: &Entry) -> io::Result<Vec<Entry>>;
     /// Opens a file below the root (empty path: the root itself).
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>>;
 }

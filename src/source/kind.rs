@@ -37,39 +37,36 @@ pub fn judge(
     let options = JudgeOptions { level, temporary_directory };
     let mut judgement = Judgement::default();
     match kind {
-        SourceKind::Chroma => chroma::judge(&mut judgement, source, files, &options)?,
+        SourceKind::Chroma => {
+            chroma::judge(&mut judgement, source, files, &options)?;
+            // Other databases that somebody keeps inside the store.
+            judge_tree(&mut judgement, source, files, &[chroma::DATABASE.as_bytes()], &options)?;
+        }
         SourceKind::Sqlite => {
             sqlite::judge_database(&mut judgement, source, b"", &*files.open(b"")?, &options)?;
         }
         SourceKind::Json => json::judge(&mut judgement, source, &*files.open(b"")?, &options)?,
-        SourceKind::Tree => judge_tree(&mut judgement, source, files, Vec::new(), &options)?,
+        SourceKind::Tree => judge_tree(&mut judgement, source, files, &[], &options)?,
     }
     Ok(judgement)
 }
 
-/// Databases that were captured as such inside a tree must be sound.
+/// Databases that were captured as such inside a tree must be sound; those at the paths `judged` are known to be.
 fn judge_tree(
     judgement: &mut Judgement,
     source: &str,
     files: &dyn StoredFiles,
-    path: Vec<u8>,
+    judged: &[&[u8]],
     options: &JudgeOptions<'_>,
 ) -> io::Result<()> {
-    let entries = if path.is_empty() && files.root().kind != EntryKind::Directory {
-        vec![files.root().clone()]
-    } else {
-        files.list(&path)?
-    };
-    for entry in entries {
-        let below = match (&*path, files.root().kind) {
-            (b"", EntryKind::Directory) => entry.name.clone(),
-            (b"", _) => Vec::new(),
-            _ => [&path, b"/".as_slice(), &entry.name].concat(),
-        };
+    let mut waiting = vec![(Vec::new(), files.root().clone())];
+    while let Some((path, entry)) = waiting.pop() {
         if entry.kind == EntryKind::Directory {
-            judge_tree(judgement, source, files, below, options)?;
-        } else if entry.captured == Captured::Sqlite {
-            sqlite::judge_database(judgement, source, &below, &*files.open(&below)?, options)?;
+            let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+            let below = files.list(&entry)?.into_iter();
+            waiting.extend(below.map(|entry| ([path.as_slice(), slash, &entry.name].concat(), entry)));
+        } else if entry.captured == Captured::Sqlite && !judged.contains(&path.as_slice()) {
+            sqlite::judge_database(judgement, source, &path, &*files.open(&path)?, options)?;
         }
     }
     Ok(())

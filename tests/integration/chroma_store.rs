@@ -87,7 +87,11 @@ fn what_chroma_could_not_open_is_not_published() {
     fn segment(scratch: &Scratch, name: &str) -> std::path::PathBuf {
         scratch.path("store").join(SEGMENT).join(name)
     }
-    let cases: [(&str, Break); 7] = [
+    let cases: [(&str, Break); 9] = [
+        ("store_hnsw_metadata_unreadable", |scratch| put(&segment(scratch, "index_metadata.pickle"), b"")),
+        ("store_hnsw_metadata_unreadable", |scratch| {
+            put(&segment(scratch, "index_metadata.pickle"), b"\x80\x03}q")
+        }),
         ("store_hnsw_data_short", |scratch| put(&segment(scratch, "data_level0.bin"), vec![0; 100])),
         ("store_hnsw_length_short", |scratch| put(&segment(scratch, "length.bin"), [0; 8])),
         ("store_hnsw_header_size", |scratch| put(&segment(scratch, "header.bin"), [0; 99])),
@@ -123,4 +127,55 @@ fn fresh_and_empty_stores_are_fine() {
     scratch.ok(["backup", "store", "--validate", "full"]);
     std::fs::remove_dir_all(scratch.path("store").join(SEGMENT)).unwrap();
     scratch.ok(["backup", "store", "--validate", "full"]);
+}
+
+#[test]
+fn another_database_in_the_store_is_settled_without_its_sidecars() {
+    let scratch = Scratch::new();
+    scratch.init();
+    store(&scratch, 10);
+    let other = rusqlite::Connection::open(scratch.path("store/other.db")).unwrap();
+    other.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(1)").unwrap();
+    scratch.ok(["backup", "store"]);
+    let listed = scratch.ok(["ls", "latest", "store"]);
+    let names: Vec<&str> =
+        listed["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    scratch.ok(["restore", "latest", "-t", "out"]);
+    let restored = rusqlite::Connection::open(scratch.path("out/store/other.db")).unwrap();
+    let value: i64 = restored.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(value, 1);
+}
+
+#[test]
+fn an_optional_store_that_lost_its_database_is_an_error() {
+    let scratch = Scratch::new();
+    scratch.init();
+    store(&scratch, 10);
+    std::fs::remove_file(scratch.path("store/chroma.sqlite3")).unwrap();
+    scratch.file("a.json", "{}");
+    scratch.file("icecore.toml", "[source.a]\npath = \"a.json\"\n[source.store]\nkind = \"chroma\"\npath = \"store\"\noptional = true\n");
+    let (code, document) = scratch.json(["backup"]);
+    assert_eq!((code, document["error"]["code"].as_str().unwrap()), (1, "source_missing"));
+}
+
+#[test]
+fn a_persist_in_flight_is_waited_for() {
+    let scratch = Scratch::new();
+    scratch.init();
+    store(&scratch, 10);
+    // Chroma has rewritten the arrays 100 ms ago and is about to write the pickle.
+    put(&scratch.path("store").join(SEGMENT).join("length.bin"), [0; 40]);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(700));
+            put(&scratch.path("store").join(SEGMENT).join("index_metadata.pickle"), b"\x80\x03}q\x01.");
+        });
+        scratch.ok(["backup", "store"]);
+    });
+    scratch.ok(["restore", "latest", "-t", "out"]);
+    let pickle =
+        std::fs::read(scratch.path("out/store").join(SEGMENT).join("index_metadata.pickle")).unwrap();
+    assert_eq!(pickle, b"\x80\x03}q\x01.", "the pickle that belongs to the arrays");
 }

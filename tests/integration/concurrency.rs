@@ -107,3 +107,23 @@ fn a_taken_stamp_moves_to_the_next_second() {
     assert_eq!(list["backups"].as_array().unwrap().len(), 1);
     assert_eq!(list["warnings"].as_array().unwrap().len(), 30, "arriving ones are noted");
 }
+
+#[test]
+fn a_killed_first_backup_goes_on_where_it_was() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let total = 160_000_000;
+    scratch.file("tree/big", noise(total, 1));
+    let mut first = scratch.icecore().args(["--json", "backup", "tree"]).spawn().unwrap();
+    while scratch.repository_files("packs").len() < 2 {
+        assert!(first.try_wait().unwrap().is_none(), "it was faster than the test");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(scratch.repository_files("snapshots").is_empty());
+    let document = scratch.ok(["backup", "tree"]);
+    let new_bytes = document["new_bytes"].as_u64().unwrap();
+    assert!(new_bytes < total as u64 - 60_000_000, "{new_bytes} bytes were stored again");
+    scratch.ok(["validate", "latest"]);
+}

@@ -126,3 +126,46 @@ fn keys_of_other_places_are_no_keys() {
         assert_eq!(Key::parse(&key.path()), Some(key));
     }
 }
+
+#[test]
+fn source_names_that_are_paths_are_refused() {
+    let manifest = |names: &[&str]| {
+        let source = |name: &&str| icecore::format::SourceRecord {
+            name: (*name).to_owned(),
+            kind: icecore::format::SourceKind::Tree,
+            path: b"/x".to_vec(),
+            exclude: Vec::new(),
+            parent: None,
+            consistency: icecore::format::Consistency::Cold,
+            captured_ns: 0,
+            writer_pause_ms: 0,
+            counts: icecore::format::Counts::default(),
+            root: None,
+            proof: None,
+            notes: Vec::new(),
+            more_notes: 0,
+            collections: Vec::new(),
+        };
+        let made = Manifest {
+            format: 0,
+            stamp: icecore::stamp::Stamp::from_unix(0),
+            repository: icecore::id::Id::of(b""),
+            clock_ns: 0,
+            profile: "p".into(),
+            host: "h".into(),
+            kind: icecore::format::SnapshotKind::Backup,
+            tool: "t".into(),
+            tags: Vec::new(),
+            sources: names.iter().map(source).collect(),
+            new_bytes: 0,
+            stored_bytes: 0,
+            metadata_bytes: 0,
+            duration_ms: 0,
+        };
+        Manifest::decode(&made.encode()).is_ok()
+    };
+    assert!(manifest(&["a", "b_2"]));
+    for names in [&["../x"][..], &["/etc"], &[""], &["a/b"], &["a", "a"], &["A"]] {
+        assert!(!manifest(names), "{names:?}");
+    }
+}

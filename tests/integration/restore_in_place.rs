@@ -244,3 +244,65 @@ fn what_the_snapshot_left_out_stays() {
     scratch.ok(["restore", &stamp, "tree/sub", CONFIRM]);
     assert_eq!([read("tree/sub/x.tmp"), read("tree/sub/later.tmp")], ["not backed up", "not backed up"]);
 }
+
+#[test]
+fn a_part_is_restored_inside_its_source_only() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("data/sub/deep/file", "inside");
+    let stamp = scratch.backup(&["data"]);
+    scratch.file("outside/deep/file", "outside");
+    scratch.file("outside/other", "outside");
+    for part in ["data/sub", "data/sub/deep", "data//sub/./deep/"] {
+        std::fs::remove_dir_all(scratch.path("data/sub")).unwrap();
+        std::os::unix::fs::symlink(scratch.path("outside"), scratch.path("data/sub")).unwrap();
+        let (code, document) = scratch.json(["restore", &stamp, part, CONFIRM]);
+        assert_eq!(std::fs::read(scratch.path("outside/deep/file")).unwrap(), b"outside", "{part}");
+        assert!(scratch.path("outside/other").exists(), "{part}");
+        if part == "data/sub" {
+            assert_eq!(code, 0, "{document:#}");
+            assert_eq!(std::fs::read(scratch.path("data/sub/deep/file")).unwrap(), b"inside");
+        } else {
+            assert_eq!(code, 23, "a symlink on the way is refused: {document:#}");
+            std::fs::remove_file(scratch.path("data/sub")).unwrap();
+            scratch.mkdir("data/sub");
+        }
+    }
+    std::fs::remove_dir_all(scratch.path("data/sub")).unwrap();
+    scratch.ok(["restore", &stamp, "data//sub/./deep/", CONFIRM]);
+    assert_eq!(std::fs::read(scratch.path("data/sub/deep/file")).unwrap(), b"inside");
+    let (code, _) = scratch.json(["restore", &stamp, "data/../outside", CONFIRM]);
+    assert_eq!(code, 13);
+}
+
+#[test]
+fn a_directory_that_could_not_be_read_isnt_emptied() {
+    if !is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    run(Command::new("chmod").arg("777").arg(scratch.directory.path()));
+    scratch.file("data/readable", "x");
+    scratch.file("data/secret/precious", "keep");
+    run(Command::new("chmod").arg("0").arg(scratch.path("data/secret")));
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            env!("CARGO_BIN_EXE_icecore"),
+            "--json",
+        ]);
+        command
+            .args(arguments)
+            .current_dir(scratch.directory.path())
+            .env("ICECORE_REPOSITORY", scratch.path("repo"));
+        crate::support::document(command.env("HOME", "/nonexistent")).0
+    };
+    assert_eq!((as_nobody(&["init"]), as_nobody(&["backup", "data"])), (0, 3));
+    for place in ["data", "data/secret"] {
+        scratch.ok(["restore", "latest", place, CONFIRM]);
+        assert!(scratch.path("data/secret/precious").exists(), "{place}");
+    }
+}

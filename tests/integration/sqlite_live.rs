@@ -239,3 +239,23 @@ fn a_large_database_is_rehearsed_and_reread_where_it_changed() {
     }
     writer.stop();
 }
+
+#[test]
+fn odd_but_sound_databases_are_backed_up() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let path = scratch.path("app.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(1)").unwrap();
+    drop(connection);
+    // A time in the future, in WAL mode, with nobody there: nothing to hold, and nothing racy about it.
+    run(Command::new("touch").args(["-d", "2035-01-01"]).arg(&path));
+    scratch.backup(&["app.db"]);
+    // A file that SQLite let grow ahead of its pages.
+    let connection = rusqlite::Connection::open(scratch.path("grown.db")).unwrap();
+    connection.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES(1)").unwrap();
+    drop(connection);
+    std::fs::OpenOptions::new().write(true).open(scratch.path("grown.db")).unwrap().set_len(1 << 20).unwrap();
+    let document = scratch.ok(["backup", "grown.db", "--validate", "full"]);
+    assert!(document["warnings"].to_string().contains("size_larger"), "{document:#}");
+}

@@ -5,14 +5,14 @@
 //! HNSW files are looked at once more. Chroma 1.x rewrites them without holding the database, so the last look decides.
 
 use super::layout::{DATABASE, INDEX_FILES, PICKLE, is_segment_name, vector_segments};
-use crate::format::{Content, Entry, FileState, NoteReason};
+use crate::format::{Content, Entry, NoteReason};
 use crate::hold::{Sidecars, open_directory, open_file};
 use crate::source::interface::{
     Capture, CaptureError, CaptureOptions, Recorder, Retaken, SourceSpec, Taken, file_id, mtime_ns,
 };
 use crate::source::sqlite::{ByPosition, Database, Image};
 use crate::source::tree::{Walk, directory_entry, file_entry, root_name};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -21,9 +21,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Files touched more recently than this may be in the middle of being written.
 const QUIET: Duration = Duration::from_millis(50);
+/// A persist whose pickle isn't written yet goes on at most this long after its last write.
+const IN_FLIGHT: Duration = Duration::from_secs(2);
 const QUIET_POLL: Duration = Duration::from_millis(10);
 /// How long to wait for quiet before the hold, and how long to go on under it.
-const QUIET_WAIT: Duration = Duration::from_secs(2);
+const QUIET_WAIT: Duration = Duration::from_secs(3);
 const HOLD_LIMIT: Duration = Duration::from_secs(5);
 /// How often to let go and try again when the files never come to rest.
 const TRIES: u32 = 5;
@@ -32,12 +34,28 @@ type Names<T> = BTreeMap<Vec<u8>, T>;
 /// The segment directories that the database knows; `None` where it can't be asked.
 type Segments = HashSet<Vec<u8>>;
 
+/// A segment's directory with its files, as they were last seen.
+struct Segment {
+    metadata: Metadata,
+    files: Names<SegmentFile>,
+}
+
 /// One file of a segment, as it was last seen.
 struct SegmentFile {
     path: PathBuf,
-    state: FileState,
-    mtime_ns: i64,
+    metadata: Metadata,
+    /// It had been touched so shortly before it was read that a further change might not show.
+    racy: bool,
     content: Kept,
+}
+
+impl SegmentFile {
+    /// It is, by all that `stat` tells, the file that was read.
+    fn is_still(&self, metadata: &Metadata) -> bool {
+        let same =
+            file_id(&self.metadata) == file_id(metadata) && mtime_ns(&self.metadata) == mtime_ns(metadata);
+        same && !self.racy
+    }
 }
 
 /// Where a file's content is.
@@ -61,10 +79,11 @@ pub fn capture(
         return Err(CaptureError::Missing { path });
     }
     let database = Database::new(&path, options)?;
-    let mut segments: Names<Names<SegmentFile>> = BTreeMap::new();
+    let mut segments: Names<Segment> = BTreeMap::new();
     for attempt in 1..=TRIES {
         await_quiet(&store);
         look_again(&store, &mut segments, recorder, None)?;
+        await_stored(&segments, recorder)?;
         if let Some((image, wanted)) = hold_once(&store, &database, &mut segments, recorder)? {
             return emit(spec, &store, options, segments, image, wanted.as_ref(), recorder);
         }
@@ -78,7 +97,7 @@ pub fn capture(
 fn hold_once(
     store: &Path,
     database: &Database<'_>,
-    segments: &mut Names<Names<SegmentFile>>,
+    segments: &mut Names<Segment>,
     recorder: &mut dyn Recorder,
 ) -> Result<Option<(Image, Option<Segments>)>, CaptureError> {
     let name = DATABASE.as_bytes();
@@ -94,9 +113,11 @@ fn hold_once(
             continue;
         }
         // Nothing can have been committed if the marks are, under the hold, still the parent's.
-        if unchanged.is_some()
-            && let Some(image) = database.unchanged(name, name, recorder)?
-        {
+        if unchanged.is_some() {
+            let Some(image) = database.unchanged(name, name, recorder)? else { return Ok(None) };
+            if moved(store, segments, wanted.as_ref())? {
+                continue;
+            }
             drop(held);
             return Ok(Some((image, wanted)));
         }
@@ -113,28 +134,37 @@ fn hold_once(
 /// Reads every segment file that is new or has moved since it was last seen, and forgets those that are gone.
 fn look_again(
     store: &Path,
-    segments: &mut Names<Names<SegmentFile>>,
+    segments: &mut Names<Segment>,
     recorder: &mut dyn Recorder,
     wanted: Option<&Segments>,
 ) -> Result<(), CaptureError> {
     let found = list_segments(store, wanted)?;
     segments.retain(|name, _| found.contains_key(name));
-    for (segment, files) in found {
-        let seen = segments.entry(segment.clone()).or_default();
-        seen.retain(|name, _| files.contains_key(name));
+    for (segment, (directory, files)) in found {
+        let new = || Segment { metadata: directory.clone(), files: BTreeMap::new() };
+        let seen = segments.entry(segment.clone()).or_insert_with(new);
+        seen.metadata = directory.clone();
+        seen.files.retain(|name, _| files.contains_key(name));
         for (name, (path, metadata)) in files {
-            let (state, mtime_ns) = (file_id(&metadata), mtime_ns(&metadata));
-            let earlier = match seen.remove(&name) {
-                Some(file) if file.state == state && file.mtime_ns == mtime_ns => {
-                    seen.insert(name, file);
-                    continue;
-                }
-                other => other,
-            };
-            let place = [segment.as_slice(), b"/", &name].concat();
-            if let Some(content) = read_segment_file(&path, &place, state, mtime_ns, earlier, recorder)? {
-                seen.insert(name, SegmentFile { path, state, mtime_ns, content });
+            if seen.files.get(&name).is_some_and(|file| file.is_still(&metadata)) {
+                continue;
             }
+            let earlier = seen.files.remove(&name);
+            let place = [segment.as_slice(), b"/", &name].concat();
+            let racy = is_recent(&metadata, QUIET);
+            if let Some(content) = read_segment_file(&path, &place, &metadata, earlier, recorder)? {
+                seen.files.insert(name, SegmentFile { path, metadata, racy, content });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was read before the hold is hashed and stored before the hold, too.
+fn await_stored(segments: &Names<Segment>, recorder: &mut dyn Recorder) -> Result<(), CaptureError> {
+    for file in segments.values().flat_map(|segment| segment.files.values()) {
+        if let Kept::Taken(taken) = &file.content {
+            recorder.await_stored(taken)?;
         }
     }
     Ok(())
@@ -144,13 +174,12 @@ fn look_again(
 fn read_segment_file(
     path: &Path,
     place: &[u8],
-    state: FileState,
-    mtime_ns: i64,
+    metadata: &Metadata,
     earlier: Option<SegmentFile>,
     recorder: &mut dyn Recorder,
 ) -> Result<Option<Kept>, CaptureError> {
     if let Some(parent) = recorder.parent(place)?
-        && parent.proves(&state, mtime_ns)
+        && parent.proves(&file_id(metadata), mtime_ns(metadata))
     {
         return Ok(Some(Kept::Parent(parent.entry.content, parent.entry.size)));
     }
@@ -171,34 +200,32 @@ fn read_segment_file(
 }
 
 /// Something is no longer as it was when it was read.
-fn moved(
-    store: &Path,
-    segments: &Names<Names<SegmentFile>>,
-    wanted: Option<&Segments>,
-) -> Result<bool, CaptureError> {
+fn moved(store: &Path, segments: &Names<Segment>, wanted: Option<&Segments>) -> Result<bool, CaptureError> {
     let found = list_segments(store, wanted)?;
-    let same = |(segment, files): (&Vec<u8>, &Names<(PathBuf, Metadata)>)| {
-        segments.get(segment).is_some_and(|seen| {
-            seen.len() == files.len()
-                && files.iter().all(|(name, (_, metadata))| {
-                    seen.get(name).is_some_and(|file| {
-                        file.state == file_id(metadata) && file.mtime_ns == mtime_ns(metadata)
-                    })
-                })
+    let same = |(name, (_, files)): (&Vec<u8>, &Listed)| {
+        segments.get(name).is_some_and(|seen| {
+            let still = |(name, (_, metadata)): (&Vec<u8>, &(PathBuf, Metadata))| {
+                seen.files.get(name).is_some_and(|file| file.is_still(metadata))
+            };
+            seen.files.len() == files.len() && files.iter().all(still)
         })
     };
     Ok(found.len() != segments.len() || !found.iter().all(same) || !is_quiet(store))
 }
 
-fn list_segments(
-    store: &Path,
-    wanted: Option<&Segments>,
-) -> Result<Names<Names<(PathBuf, Metadata)>>, CaptureError> {
+/// A segment directory that is there, and its files.
+type Listed = (Metadata, Names<(PathBuf, Metadata)>);
+
+fn list_segments(store: &Path, wanted: Option<&Segments>) -> Result<Names<Listed>, CaptureError> {
     let mut segments = BTreeMap::new();
     for item in read_directory(store)? {
         let name = item.file_name().into_vec();
         let is_wanted = is_segment_name(&name) && wanted.is_none_or(|wanted| wanted.contains(&name));
-        if is_wanted && item.file_type().is_ok_and(|kind| kind.is_dir()) {
+        // A directory may go away between being listed and being looked at.
+        if is_wanted
+            && let Ok(directory) = item.metadata()
+            && directory.is_dir()
+        {
             let mut files = BTreeMap::new();
             for file in read_directory(&item.path())? {
                 // A file may go away between being listed and being looked at.
@@ -208,7 +235,7 @@ fn list_segments(
                     files.insert(file.file_name().into_vec(), (file.path(), metadata));
                 }
             }
-            segments.insert(name, files);
+            segments.insert(name, (directory, files));
         }
     }
     Ok(segments)
@@ -231,19 +258,30 @@ fn await_quiet(store: &Path) {
     }
 }
 
-/// No vector file was touched just now, and each pickle, which is written last, is as new as the files before it.
+/// Touched less than `age` ago.
+fn is_recent(metadata: &Metadata, age: Duration) -> bool {
+    let since = |time: SystemTime| SystemTime::now().duration_since(time);
+    metadata.modified().is_ok_and(|time| since(time).is_ok_and(|passed| passed < age))
+}
+
+/// No vector file was touched just now, and each pickle, which is written last, is as new as the files before it: a pickle
+/// that is older belongs to a persist in flight, whose writer may pause for a while, or to one that died long ago.
 fn is_quiet(store: &Path) -> bool {
     let Ok(segments) = list_segments(store, None) else { return true };
-    segments.values().all(|files| {
-        let modified =
-            |name: &str| files.get(name.as_bytes()).and_then(|(_, metadata)| metadata.modified().ok());
-        let newest = INDEX_FILES.iter().filter_map(|name| modified(name)).max();
-        let pickle = modified(PICKLE);
-        let recent = |time: SystemTime| SystemTime::now().duration_since(time).is_ok_and(|age| age < QUIET);
-        let recently = newest.max(pickle).is_some_and(recent);
-        let unfinished =
-            pickle.is_some_and(|pickle| newest.is_some_and(|newest| pickle < newest && recent(newest)));
-        !recently && !unfinished
+    segments.values().all(|(_, files)| {
+        let index: Vec<&Metadata> = INDEX_FILES
+            .iter()
+            .filter_map(|name| files.get(name.as_bytes()))
+            .map(|(_, metadata)| metadata)
+            .collect();
+        let pickle = files.get(PICKLE.as_bytes()).map(|(_, metadata)| metadata);
+        let touched = index.iter().copied().chain(pickle).any(|metadata| is_recent(metadata, QUIET));
+        let in_flight = pickle.is_some_and(|pickle| {
+            index
+                .iter()
+                .any(|metadata| mtime_ns(metadata) > mtime_ns(pickle) && is_recent(metadata, IN_FLIGHT))
+        });
+        !touched && !in_flight
     })
 }
 
@@ -252,7 +290,7 @@ fn emit(
     spec: &SourceSpec,
     store: &Path,
     options: &CaptureOptions,
-    mut segments: Names<Names<SegmentFile>>,
+    mut segments: Names<Segment>,
     image: Image,
     wanted: Option<&Segments>,
     recorder: &mut dyn Recorder,
@@ -260,9 +298,12 @@ fn emit(
     let fail = |error| CaptureError::io("read", store, error);
     let metadata = fs::metadata(store).map_err(fail)?;
     let directory = open_directory(store).map_err(fail)?;
-    let mut names: Vec<Vec<u8>> =
+    // What was captured is kept, also if its directory has gone since (`delete_collection`).
+    let mut names: BTreeSet<Vec<u8>> =
         read_directory(store)?.into_iter().map(|item| item.file_name().into_vec()).collect();
-    names.sort_unstable();
+    names.extend(segments.keys().cloned());
+    names.insert(DATABASE.as_bytes().to_vec());
+    let mut databases = HashSet::new();
     let name = root_name(&spec.path);
     recorder.enter(&name)?;
     let mut image = Some(image);
@@ -273,13 +314,13 @@ fn emit(
                 capture = capture.and(&image.capture);
                 recorder.add(image.entry, image.taken)?;
             }
-        } else if let Some(files) = segments.remove(&name) {
-            emit_segment(store, &name, files, recorder)?;
+        } else if let Some(segment) = segments.remove(&name) {
+            emit_segment(store, &name, segment, recorder)?;
         } else if let Some(reason) = reason_to_skip(&name, wanted) {
             recorder.note(&name, NoteReason::Excluded, reason.into());
         } else {
             // Files of others beside the store don't weaken what is said of the store.
-            Walk::new(spec, options, recorder)?.below(&directory, &name, &mut HashSet::new())?;
+            Walk::new(spec, options, recorder)?.below(&directory, &name, &mut databases)?;
         }
     }
     recorder.leave(directory_entry(&name, &metadata, store))?;
@@ -302,20 +343,12 @@ fn reason_to_skip(name: &[u8], wanted: Option<&Segments>) -> Option<&'static str
 fn emit_segment(
     store: &Path,
     segment: &[u8],
-    files: Names<SegmentFile>,
+    captured: Segment,
     recorder: &mut dyn Recorder,
 ) -> Result<(), CaptureError> {
     let path = store.join(std::ffi::OsStr::from_bytes(segment));
-    let Ok(metadata) = fs::metadata(&path) else {
-        recorder.note(
-            segment,
-            NoteReason::Vanished,
-            "the collection was deleted after it had been captured".into(),
-        );
-        return Ok(());
-    };
     recorder.enter(segment)?;
-    for (name, file) in files {
+    for (name, file) in captured.files {
         let (taken, content, size) = match file.content {
             Kept::Parent(content, size) => (None, content, size),
             Kept::Taken(taken) => (Some(taken.clone()), Content::Empty, taken.bytes),
@@ -324,10 +357,8 @@ fn emit_segment(
                 (Some(taken.clone()), Content::Empty, taken.bytes)
             }
         };
-        let now = fs::metadata(&file.path).unwrap_or_else(|_| metadata.clone());
-        let (state, mtime_ns) = (Some(file.state), file.mtime_ns);
-        let entry = Entry { state, mtime_ns, size, content, ..file_entry(&name, &now, &file.path) };
+        let entry = Entry { size, content, ..file_entry(&name, &file.metadata, &file.path) };
         recorder.add(entry, taken)?;
     }
-    recorder.leave(directory_entry(segment, &metadata, &path))
+    recorder.leave(directory_entry(segment, &captured.metadata, &path))
 }

@@ -24,7 +24,7 @@ pub fn judge(
     files: &dyn StoredFiles,
     options: &JudgeOptions<'_>,
 ) -> io::Result<()> {
-    let entries = files.list(b"")?;
+    let entries = files.list(files.root())?;
     if !entries.iter().any(|entry| entry.name == DATABASE.as_bytes()) {
         judgement.error(source, "db_missing", DATABASE.as_bytes(), "the store has no chroma.sqlite3");
         return Ok(());
@@ -64,8 +64,7 @@ fn judge_segment(
     level: Level,
 ) -> io::Result<Segment> {
     let place = |name: &str| [directory.name.as_slice(), b"/", name.as_bytes()].concat();
-    let present: BTreeSet<Vec<u8>> =
-        files.list(&directory.name)?.into_iter().map(|entry| entry.name).collect();
+    let present: BTreeSet<Vec<u8>> = files.list(directory)?.into_iter().map(|entry| entry.name).collect();
     let has_pickle = present.contains(PICKLE.as_bytes());
     let missing: Vec<&str> =
         INDEX_FILES.into_iter().filter(|name| !present.contains(name.as_bytes())).collect();
@@ -77,6 +76,16 @@ fn judge_segment(
         let detail = format!("without {}", missing.join(", "));
         judgement.error(source, "hnsw_file_missing", &directory.name, detail);
         return Ok(Segment { labels: None, has_pickle });
+    }
+    let pickle = files.open(&place(PICKLE))?;
+    let mut stop = [0u8; 1];
+    if let Some(last) = pickle.size().checked_sub(1) {
+        pickle.read_exact_at(&mut stop, last)?;
+    }
+    // Every pickle ends with the STOP opcode; a torn one doesn't.
+    if stop != *b"." {
+        let detail = format!("{} bytes that do not end as a pickle does", pickle.size());
+        judgement.error(source, "hnsw_metadata_unreadable", &place(PICKLE), detail);
     }
     let path = place("header.bin");
     let file = files.open(&path)?;

@@ -41,12 +41,16 @@ pub struct Image {
 pub struct Rehearsal {
     taken: Taken,
     marks: Marks,
+    /// The database was touched so shortly before that a further change might not show.
+    racy: bool,
 }
 
-/// Identity and change marks of a database and what lies beside it.
+/// Identity and change marks of a database and what lies beside it, as they were at one moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Marks {
     database: FileState,
+    /// Counts the committed transactions of rollback-journal mode (header bytes 24 to 27).
+    change_counter: [u8; 4],
     mtime_ns: i64,
     log: Option<(FileState, i64)>,
     journal: Option<(FileState, i64)>,
@@ -154,9 +158,12 @@ impl<'a> Database<'a> {
         if marks.database.size < SMALL_BYTES || in_log || self.options.cold {
             return Ok(None);
         }
+        let racy = marks.is_racy();
         let file = open_file(&self.path).map_err(fail)?;
         let taken = recorder.take(&mut ByPosition::new(&file)).map_err(|error| error.at(&self.path))?;
-        Ok(Some(Rehearsal { taken, marks }))
+        // Encoding and storing it must not be waited for under the hold.
+        recorder.await_stored(&taken)?;
+        Ok(Some(Rehearsal { taken, marks, racy }))
     }
 
     /// Waits for a moment at which nobody writes, and holds it.
@@ -228,7 +235,15 @@ impl<'a> Database<'a> {
             other => other.map(|metadata| Some((file_id(&metadata), mtime_ns(&metadata)))),
         };
         let metadata = fs::metadata(&self.path)?;
+        let mut change_counter = [0; 4];
+        // A database shorter than its header has committed nothing yet.
+        if let Err(error) = open_file(&self.path)?.read_exact_at(&mut change_counter, 24)
+            && error.kind() != io::ErrorKind::UnexpectedEof
+        {
+            return Err(error);
+        }
         Ok(Marks {
+            change_counter,
             database: file_id(&metadata),
             mtime_ns: mtime_ns(&metadata),
             log: of(&self.sidecars.wal)?,
@@ -252,8 +267,10 @@ impl Marks {
 
     /// Touched so recently that a further change might not show.
     fn is_racy(&self) -> bool {
-        let newest = self.combined().0.ctime_ns.max(self.mtime_ns);
-        now_ns() - newest < TICK.as_nanos() as i64
+        // A time in the future says nothing: the change time beside it does.
+        let tick = TICK.as_nanos() as i64;
+        let near = |time: i64| (now_ns() - time).abs() < tick;
+        near(self.combined().0.ctime_ns) || near(self.combined().1)
     }
 }
 
@@ -272,6 +289,7 @@ impl HeldDatabase<'_, '_> {
         let path = &self.database.path;
         let fail = |error| CaptureError::io("read", path, error);
         let marks = self.database.marks().map_err(fail)?;
+        let racy = marks.is_racy();
         let metadata = self.hold.database().metadata().map_err(fail)?;
         let (state, mtime_ns) = marks.combined();
         let (reading, state) = match &self.hold {
@@ -292,7 +310,7 @@ impl HeldDatabase<'_, '_> {
                     (self.read_merged(database, recorder)?, Some(state))
                 };
                 let after = self.database.marks().map_err(fail)?;
-                if !self.database.options.cold && (after != marks || marks.is_racy()) {
+                if !self.database.options.cold && (after != marks || racy) {
                     return Ok(None);
                 }
                 reading
@@ -376,7 +394,7 @@ fn read_held(
     path: &Path,
 ) -> Result<Reading, CaptureError> {
     match rehearsal {
-        Some(rehearsal) if rehearsal.marks == *marks && !rehearsal.marks.is_racy() => {
+        Some(rehearsal) if rehearsal.marks == *marks && !rehearsal.racy => {
             Ok(Reading::Whole(rehearsal.taken.clone()))
         }
         Some(rehearsal) => {

@@ -32,18 +32,16 @@ pub fn judge_database(
         judgement.error(source, "not_sqlite", path, "it does not begin with an SQLite header");
         return Ok(None);
     };
-    let sound = match header.expected_bytes() {
-        Some(expected) => expected == file.size(),
-        None => file.size().is_multiple_of(u64::from(header.page_size)),
+    let shown = || {
+        format!("{} bytes, {} pages of {} by its header", file.size(), header.page_count, header.page_size)
     };
-    if !sound {
-        let detail = format!(
-            "{} bytes, {} pages of {} by its header",
-            file.size(),
-            header.page_count,
-            header.page_size
-        );
-        judgement.error(source, "size_mismatch", path, detail);
+    let whole_pages = file.size().is_multiple_of(u64::from(header.page_size));
+    match header.expected_bytes() {
+        Some(expected) if file.size() < expected => judgement.error(source, "size_mismatch", path, shown()),
+        // Legal: SQLite can be told to let files grow in larger steps.
+        Some(expected) if file.size() > expected => judgement.warning(source, "size_larger", path, shown()),
+        None if !whole_pages => judgement.error(source, "size_mismatch", path, shown()),
+        _ => {}
     }
     if options.level < Level::Full {
         return Ok(None);

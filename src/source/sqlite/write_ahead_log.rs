@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 
 const HEADER_BYTES: u64 = 32;
 const FRAME_HEADER_BYTES: u64 = 24;
+/// Where SQLite keeps its lock bytes.
+const LOCK_PAGE_AT: u64 = 0x4000_0000;
 const MAGIC_LITTLE: u32 = 0x377f_0682;
 const MAGIC_BIG: u32 = 0x377f_0683;
 
@@ -136,7 +138,13 @@ impl<'f> Merged<'f> {
             Some(offset) => self.log.read_exact_at(&mut self.page, *offset)?,
             None => {
                 let at = u64::from(self.next - 1) * u64::from(self.pages.page_size);
-                self.database.read_exact_at(&mut self.page, at)?;
+                match self.database.read_exact_at(&mut self.page, at) {
+                    // The page of SQLite's lock bytes is never written; a database that ends before it has zeros there.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && at == LOCK_PAGE_AT => {
+                        self.page.fill(0)
+                    }
+                    other => other?,
+                }
             }
         }
         self.next += 1;
