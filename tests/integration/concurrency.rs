@@ -112,7 +112,7 @@ fn a_taken_stamp_moves_to_the_next_second() {
 fn a_killed_first_backup_goes_on_where_it_was() {
     let scratch = Scratch::new();
     scratch.init();
-    let total = 160_000_000;
+    let total = 320_000_000;
     scratch.file("tree/big", noise(total, 1));
     let mut first = scratch.icecore().args(["--json", "backup", "tree"]).spawn().unwrap();
     while scratch.repository_files("packs").len() < 2 {

@@ -377,11 +377,14 @@ fn a_read_only_repository_is_used_without_locks() {
 fn a_signal_ends_it_cleanly() {
     let scratch = Scratch::new();
     scratch.init();
-    scratch.file("tree/big", noise(60_000_000, 1));
+    scratch.file("tree/big", noise(250_000_000, 1));
     let mut command = scratch.icecore();
     command.args(["--json", "backup", "tree"]).stdout(std::process::Stdio::piped());
     let child = command.spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(40));
+    // It is at work, and listens to signals, once it holds its lock.
+    while !scratch.path("repo/locks/backup-default").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     let output = child.wait_with_output().unwrap();

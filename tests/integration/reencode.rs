@@ -1,6 +1,6 @@
 //! Cut, store, find, read back: the bytes are the same, after any edits, whatever the index lives in.
 
-use crate::support::{Scratch, noise, put, run};
+use crate::support::{Scratch, cases, noise, put, run};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use proptest::strategy::Strategy;
 
@@ -48,7 +48,7 @@ fn apply(bytes: &mut Vec<u8>, edit: &Edit) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(12), max_shrink_iters: 20, ..ProptestConfig::default() })]
     #[test]
     fn any_edits_read_back(len in 0usize..1_500_000, seed in any::<u64>(), edits in prop::collection::vec(edits(), 0..5), large in any::<bool>()) {
         let scratch = Scratch::new();

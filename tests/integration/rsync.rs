@@ -49,7 +49,7 @@ fn copies_taken_while_snapshots_are_published_hold_what_they_claim() {
             copies += 1;
         }
     });
-    assert!(copies >= 3, "{copies} copies");
+    assert!(copies >= 2, "{copies} copies");
     // The same copy, brought up to date, and restored.
     let copy = scratch.path("copy-0");
     run(Command::new("rsync").arg("-a").arg(scratch.path("repo/")).arg(&copy));

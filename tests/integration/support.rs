@@ -217,6 +217,11 @@ fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
+/// How many cases a property gets: `short` in `scripts/test`, `PROPTEST_CASES` in `scripts/soak`.
+pub fn cases(short: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(short)
+}
+
 /// Waits until files written before are too old to be racy: a backup then need not read them again.
 pub fn settle() {
     std::thread::sleep(std::time::Duration::from_millis(50));

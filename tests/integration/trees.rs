@@ -1,6 +1,6 @@
 //! Directory trees come back as they were, whatever they hold.
 
-use crate::support::{Scratch, describe, has, is_root, noise, put, run, settle};
+use crate::support::{Scratch, cases, describe, has, is_root, noise, put, run, settle};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use proptest::strategy::Strategy;
 use std::collections::BTreeMap;
@@ -312,7 +312,7 @@ fn make(root: &Path, tree: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(24), max_shrink_iters: 40, ..ProptestConfig::default() })]
     #[test]
     fn any_tree_comes_back_after_any_change(first in trees(), second in trees()) {
         let scratch = Scratch::new();
