@@ -19,7 +19,7 @@ const FIRST_BUFFER_BYTES: usize = 64 << 10;
 const BUFFER_BYTES: usize = 4 << 20;
 /// Entries whose content is still being worked on, before the walk waits for the oldest.
 const PENDING_ENTRIES: usize = 512;
-/// What a retake keeps in memory before it goes to a temporary file.
+/// What all retakes together keep in memory; the rest goes to temporary files.
 const RETAKE_MEMORY_BYTES: usize = 64 << 20;
 
 /// Records one source.
@@ -254,7 +254,9 @@ impl Recorder for TreeRecorder<'_> {
     fn retake(&mut self, earlier: &Taken, reader: &mut dyn Read) -> Result<Retaken, CaptureError> {
         let chunks = self.chunks(earlier.token)?;
         self.tokens.insert(earlier.token, Handed::Known(chunks.clone()));
-        let aside = tempfile::spooled_tempfile_in(RETAKE_MEMORY_BYTES, self.temporary_directory);
+        let held: usize = self.retakes.values().map(Retake::memory_bytes).sum();
+        let budget = RETAKE_MEMORY_BYTES.saturating_sub(held);
+        let aside = tempfile::spooled_tempfile_in(budget, self.temporary_directory);
         let mut retake = Retake { pieces: Vec::with_capacity(chunks.len()), aside };
         retake.read(&chunks, reader).map_err(CaptureError::Reading)?;
         self.next_token += 1;
@@ -323,6 +325,11 @@ impl Recorder for TreeRecorder<'_> {
 }
 
 impl Retake {
+    fn memory_bytes(&self) -> usize {
+        let new = |piece: &Piece| if let Piece::New(len) = piece { *len as usize } else { 0 };
+        if self.aside.is_rolled() { 0 } else { self.pieces.iter().map(new).sum() }
+    }
+
     fn read(&mut self, chunks: &[ChunkRef], reader: &mut dyn Read) -> io::Result<()> {
         let mut buffer = Vec::new();
         for chunk in chunks {
