@@ -333,3 +333,19 @@ proptest! {
         assert_eq!(describe(&tree, true), before);
     }
 }
+
+#[test]
+fn a_change_that_hides_its_time_and_size_is_noticed() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let path = scratch.file("tree/file", "before");
+    settle();
+    scratch.backup(&["tree"]);
+    let time = path.metadata().unwrap();
+    put(&path, "after!");
+    set_mtime(&path, time.mtime() * 1_000_000_000 + time.mtime_nsec());
+    settle();
+    scratch.backup(&["tree"]);
+    let output = run(scratch.icecore().args(["cat", "latest", "tree/file"]));
+    assert_eq!(output.stdout, b"after!");
+}

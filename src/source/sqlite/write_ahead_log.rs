@@ -259,4 +259,32 @@ mod tests {
         }
         assert_eq!(rows_seen.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
     }
+
+    #[test]
+    fn a_flipped_bit_ends_the_log_where_it_ends_for_sqlite() {
+        let directory = tempfile::tempdir().unwrap();
+        let statements: Vec<String> =
+            (1..=4).map(|row| format!("INSERT INTO t VALUES({row}, randomblob(3000))")).collect();
+        let (database, log) = crashed(directory.path(), 1024, &statements);
+        let (whole_database, whole_log) = (fs::read(&database).unwrap(), fs::read(&log).unwrap());
+        let mut lengths = std::collections::BTreeSet::new();
+        for at in (0..whole_log.len()).step_by(97) {
+            let mut flipped = whole_log.clone();
+            flipped[at] ^= 4;
+            let again = tempfile::tempdir().unwrap();
+            let (database, log) = (again.path().join("copy.db"), again.path().join("copy.db-wal"));
+            for (path, bytes) in [(&database, &whole_database), (&log, &flipped)] {
+                #[expect(clippy::disallowed_methods, reason = "a test's own scratch file")]
+                fs::write(path, bytes).unwrap();
+            }
+            let pages = CommittedPages::read(&File::open(&log).unwrap()).unwrap();
+            let merged = if pages.is_empty() { whole_database.clone() } else { merge(&database, &log) };
+            let connection = Connection::open(&database).unwrap();
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+            drop(connection);
+            assert!(merged == fs::read(&database).unwrap(), "flipped at {at}");
+            lengths.insert(merged.len());
+        }
+        assert!(lengths.len() > 3, "{lengths:?}");
+    }
 }
