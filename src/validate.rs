@@ -59,10 +59,7 @@ pub fn prove_draft(
     let mut outcome = Outcome { findings: Vec::new(), damaged: false };
     let profile = manifest.profile.clone();
     // While a snapshot is known to be bad, nothing that may share its chunks is taken on trust.
-    let suspicious = earlier
-        .list
-        .iter()
-        .any(|snapshot| snapshot.later_proof.as_ref().is_some_and(|proof| !proof.is_valid()));
+    let suspicious = earlier.list.iter().any(|snapshot| snapshot.was_found_bad());
     let depth = if suspicious { Depth::Exactly(Level::Full) } else { options.depth };
     for source in &mut manifest.sources {
         let Some(root) = source.root.clone() else { continue };
@@ -161,12 +158,17 @@ fn inherit(source: &SourceRecord, root: &Entry, earlier: &Snapshots) -> Option<I
         let same = before.root.as_ref().is_some_and(|earlier| {
             earlier.content == root.content && earlier.size == root.size && earlier.captured == root.captured
         });
-        let proven = proof.level == Level::Full && proof.validator == VALIDATOR_VERSION && proof.is_valid();
+        let proven = is_full(proof.level, proof.validator, proof.is_valid());
         (same && proven).then(|| {
             let inherited_from = proof.inherited_from.or(Some(snapshot.stamp));
             (Proof { inherited_from, ..proof.clone() }, before.collections.clone())
         })
     })
+}
+
+/// A proof that today's checks would not go beyond.
+fn is_full(level: Level, validator: u32, valid: bool) -> bool {
+    level == Level::Full && validator == VALIDATOR_VERSION && valid
 }
 
 fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: Depth) -> Level {
@@ -179,17 +181,11 @@ fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: D
         earlier.list.iter().filter(|snapshot| snapshot.manifest.profile == profile).any(|snapshot| {
             let own = snapshot.manifest.source(&source.name).and_then(|before| before.proof.as_ref());
             let at_publication = own.is_some_and(|proof| {
-                proof.level == Level::Full
-                    && proof.validator == VALIDATOR_VERSION
-                    && proof.is_valid()
-                    && proof.time_ns >= since
+                is_full(proof.level, proof.validator, proof.is_valid()) && proof.time_ns >= since
             });
             let afterwards = snapshot.later_proof.as_ref().is_some_and(|proof| {
-                proof.level == Level::Full
-                    && proof.validator == VALIDATOR_VERSION
-                    && proof.is_valid()
-                    && proof.time_ns >= since
-                    && proof.sources.contains(&source.name)
+                let full = is_full(proof.level, proof.validator, proof.is_valid());
+                full && proof.time_ns >= since && proof.sources.contains(&source.name)
             });
             at_publication || afterwards
         });

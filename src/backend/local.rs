@@ -25,11 +25,6 @@ impl LocalBackend {
         Self { root: root.into() }
     }
 
-    /// The directory.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Makes a directory and its parents durable.
     pub fn create_directory(&self, key: &str) -> Result<(), BackendError> {
         let path = self.root.join(key);

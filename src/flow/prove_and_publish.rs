@@ -50,10 +50,7 @@ pub fn prove_and_publish(
     for (file, detail) in &earlier.damaged {
         warnings.push(format!("{file} is damaged and hides a snapshot: {detail}"));
     }
-    let bad = earlier
-        .list
-        .iter()
-        .find(|snapshot| snapshot.later_proof.as_ref().is_some_and(|proof| !proof.is_valid()));
+    let bad = earlier.list.iter().find(|snapshot| snapshot.was_found_bad());
     if let Some(bad) = bad {
         warnings.push(format!(
             "a validation found snapshot {} bad, so everything is read again and stored where it is damaged; when it is \

@@ -1,6 +1,6 @@
 //! What can be wrong with a repository, with the file it is about.
 
-use crate::backend::{BackendError, ErrorKind};
+use crate::backend::BackendError;
 use crate::format::FormatError;
 use crate::id::Id;
 use crate::stamp::Stamp;
@@ -40,14 +40,5 @@ impl RepositoryError {
     /// Damage to a file, told by what reading it found.
     pub fn damaged(file: impl Into<String>, detail: impl ToString) -> Self {
         Self::Damaged { file: file.into(), detail: detail.to_string() }
-    }
-
-    /// The file system is full.
-    pub fn is_no_space(&self) -> bool {
-        match self {
-            Self::Backend(error) => error.kind == ErrorKind::NoSpace,
-            Self::Scratch { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            _ => false,
-        }
     }
 }

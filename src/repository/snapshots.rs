@@ -24,6 +24,11 @@ impl Snapshot {
     pub fn is_valid(&self) -> bool {
         self.later_proof.as_ref().map_or_else(|| self.manifest.is_valid(), ProofFile::is_valid)
     }
+
+    /// A validation after its publication found it bad, and none has taken that back.
+    pub fn was_found_bad(&self) -> bool {
+        self.later_proof.as_ref().is_some_and(|proof| !proof.is_valid())
+    }
 }
 
 /// The snapshots of a repository, ascending by stamp, and what was skipped.

@@ -59,26 +59,6 @@ impl Repository {
         Ok(Some(entry))
     }
 
-    /// Every node's chunk of a tree, inner ones included, for those who must know what a snapshot refers to.
-    pub fn node_ids(&self, root: &Root) -> Result<Vec<crate::id::Id>, RepositoryError> {
-        let mut ids = vec![root.id];
-        let mut level = root.level;
-        let mut nodes = vec![root.id];
-        while level > 0 {
-            let mut below = Vec::new();
-            for id in &nodes {
-                match self.node(id, root)? {
-                    Node::Inner { children, .. } => below.extend(children.iter().map(|child| child.id)),
-                    _ => return Err(damaged(root, "a leaf at an inner level")),
-                }
-            }
-            ids.extend_from_slice(&below);
-            nodes = below;
-            level -= 1;
-        }
-        Ok(ids)
-    }
-
     fn node(&self, id: &crate::id::Id, root: &Root) -> Result<Node, RepositoryError> {
         Node::decode(&self.read_chunk(id)?).map_err(|error| damaged(root, error))
     }

@@ -100,29 +100,12 @@ fn unreadable_files_are_named_and_the_rest_is_done() {
         return;
     }
     let scratch = Scratch::new();
-    std::fs::set_permissions(scratch.directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     scratch.file("tree/fine", "x");
     let secret = scratch.file("tree/secret", "x");
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o0)).unwrap();
     let closed = scratch.mkdir("tree/closed");
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o0)).unwrap();
-    let as_nobody = |arguments: &[&str]| {
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            env!("CARGO_BIN_EXE_icecore"),
-            "--json",
-        ]);
-        crate::support::document(
-            command
-                .args(arguments)
-                .current_dir(scratch.directory.path())
-                .env("ICECORE_REPOSITORY", scratch.path("repo"))
-                .env("HOME", "/nonexistent"),
-        )
-    };
+    let as_nobody = |arguments: &[&str]| scratch.json_as_nobody(arguments);
     assert_eq!(as_nobody(&["init"]).0, 0);
     let (code, document) = as_nobody(&["backup", "tree"]);
     assert_eq!(code, 3, "{document:#}");

@@ -281,25 +281,10 @@ fn a_directory_that_could_not_be_read_isnt_emptied() {
         return;
     }
     let scratch = Scratch::new();
-    run(Command::new("chmod").arg("777").arg(scratch.directory.path()));
     scratch.file("data/readable", "x");
     scratch.file("data/secret/precious", "keep");
     run(Command::new("chmod").arg("0").arg(scratch.path("data/secret")));
-    let as_nobody = |arguments: &[&str]| {
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            env!("CARGO_BIN_EXE_icecore"),
-            "--json",
-        ]);
-        command
-            .args(arguments)
-            .current_dir(scratch.directory.path())
-            .env("ICECORE_REPOSITORY", scratch.path("repo"));
-        crate::support::document(command.env("HOME", "/nonexistent")).0
-    };
+    let as_nobody = |arguments: &[&str]| scratch.json_as_nobody(arguments).0;
     assert_eq!((as_nobody(&["init"]), as_nobody(&["backup", "data"])), (0, 3));
     for place in ["data", "data/secret"] {
         scratch.ok(["restore", "latest", place, CONFIRM]);

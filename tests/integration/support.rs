@@ -64,6 +64,26 @@ impl Scratch {
         self.ok(["init"]);
     }
 
+    /// As `json`, but as the user nobody, who may write into the scratch directory.
+    pub fn json_as_nobody(&self, arguments: &[&str]) -> (i32, Value) {
+        use std::os::unix::fs::PermissionsExt;
+        let everybody = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(self.directory.path(), everybody).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            env!("CARGO_BIN_EXE_icecore"),
+            "--json",
+        ]);
+        command
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .env("ICECORE_REPOSITORY", self.path("repo"));
+        document(command.env("HOME", "/nonexistent"))
+    }
+
     /// Takes a snapshot and returns its stamp.
     pub fn backup(&self, arguments: &[&str]) -> String {
         let document = self.ok(["backup"].iter().chain(arguments));
