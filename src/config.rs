@@ -1,9 +1,10 @@
 //! The user's `icecore.toml`: which sources, which repository, which rules.
 
 use crate::format::{SourceKind, is_source_name};
-use crate::source::{SourceSpec, SqliteInTree, detect_kind};
+use crate::hooks::{HookCommand, Hooks};
+use crate::source::{HoldMode, SourceSpec, SqliteInTree, detect_kind};
+use indexmap::IndexMap;
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub struct Config {
     pub repository: Option<String>,
     pub sources: Vec<ConfiguredSource>,
     pub full_every: Duration,
+    pub hooks: Hooks,
     pub chown: Option<(u32, u32)>,
 }
 
@@ -43,7 +45,9 @@ struct File {
     profile: Option<String>,
     repository: Option<String>,
     #[serde(default)]
-    source: BTreeMap<String, FileSource>,
+    source: IndexMap<String, FileSource>,
+    #[serde(default)]
+    hooks: FileHooks,
     #[serde(default)]
     validation: FileValidation,
     #[serde(default)]
@@ -62,6 +66,27 @@ struct FileSource {
     #[serde(default)]
     exclude: Vec<String>,
     sqlite: Option<String>,
+    source_path: Option<String>,
+    hold: Option<String>,
+    max_hold: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct FileHooks {
+    before: Option<FileCommand>,
+    after: Option<FileCommand>,
+    failed: Option<FileCommand>,
+    timeout: Option<String>,
+    lock_file: Option<String>,
+    lock_timeout: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum FileCommand {
+    Shell(String),
+    Program(Vec<String>),
 }
 
 #[derive(Deserialize, Default)]
@@ -100,6 +125,7 @@ impl Config {
             profile,
             repository: repository.transpose()?,
             sources: sources.collect::<Result<_, _>>()?,
+            hooks: hooks(file.hooks, base)?,
             full_every: file.validation.full_every.as_deref().map_or(Ok(FULL_EVERY), parse_duration)?,
             chown: file.restore.chown.as_deref().map(parse_owner).transpose()?,
         })
@@ -121,8 +147,51 @@ fn one_source(name: String, source: FileSource, base: &Path) -> Result<Configure
         Some("raw") => SqliteInTree::Raw,
         Some(other) => return Err(place(format!("sqlite = {other:?}; there are \"hold\" and \"raw\""))),
     };
-    let spec = SourceSpec { name, kind, path, optional: source.optional, exclude: source.exclude, sqlite };
+    let source_path = source
+        .source_path
+        .as_deref()
+        .map(|path| Ok::<_, String>(base.join(expand(path).map_err(place)?)))
+        .transpose()?;
+    let hold = source.hold.as_deref().map_or(Ok(HoldMode::Auto), |name| {
+        let unknown = || place(format!("hold = {name:?}; there are {}", HoldMode::names()));
+        HoldMode::parse(name).ok_or_else(unknown)
+    })?;
+    let max_hold = parse_max_hold(source.max_hold.as_deref().unwrap_or("auto")).map_err(place)?;
+    let FileSource { optional, exclude, .. } = source;
+    let spec = SourceSpec { name, kind, path, source_path, hold, max_hold, optional, exclude, sqlite };
     Ok(ConfiguredSource { spec, on_demand: source.on_demand })
+}
+
+fn hooks(file: FileHooks, base: &Path) -> Result<Hooks, String> {
+    let command = |command: Option<FileCommand>| match command {
+        Some(FileCommand::Program(words)) if words.first().is_none_or(String::is_empty) => {
+            Err("[hooks]: a command without a program".to_owned())
+        }
+        Some(FileCommand::Program(words)) => Ok(Some(HookCommand::Program(words))),
+        Some(FileCommand::Shell(line)) => Ok(Some(HookCommand::Shell(line))),
+        None => Ok(None),
+    };
+    let usual = Hooks::default();
+    let duration = |text: Option<String>, usual| text.as_deref().map_or(Ok(usual), parse_duration);
+    Ok(Hooks {
+        before: command(file.before)?,
+        after: command(file.after)?,
+        failed: command(file.failed)?,
+        timeout: duration(file.timeout, usual.timeout)?,
+        lock_file: file.lock_file.map(|path| Ok::<_, String>(base.join(expand(&path)?))).transpose()?,
+        lock_timeout: duration(file.lock_timeout, usual.lock_timeout)?,
+    })
+}
+
+/// The longest that writers may wait: `auto` (by the rehearsal), or a duration.
+pub fn parse_max_hold(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "auto" => Ok(None),
+        _ => match parse_duration(text)? {
+            Duration::ZERO => Err("max_hold must be longer than nothing".into()),
+            longest => Ok(Some(longest)),
+        },
+    }
 }
 
 /// A source's name: `[a-z][a-z0-9_]*`, because it becomes part of JSON keys and error codes.
@@ -151,17 +220,18 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = text.get(digits.len()..).unwrap_or_default();
     let factor = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        "w" => 7 * 86_400,
-        _ => return Err(format!("duration {text:?}: units are s, m, h, d, w")),
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "w" => 7 * 86_400_000,
+        _ => return Err(format!("duration {text:?}: units are ms, s, m, h, d, w")),
     };
     let count: Option<u64> = digits.parse().ok();
-    let seconds = count.and_then(|count| count.checked_mul(factor));
-    seconds
-        .map(Duration::from_secs)
+    let milliseconds = count.and_then(|count| count.checked_mul(factor));
+    milliseconds
+        .map(Duration::from_millis)
         .ok_or_else(|| format!("duration {text:?}: write it as 90s, 15m, 24h or 7d"))
 }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod flow;
 pub mod format;
 pub mod hold;
+pub mod hooks;
 pub mod id;
 pub mod progress;
 pub mod repository;

@@ -3,15 +3,18 @@
 use super::error::BackupError;
 use super::parent::Parent;
 use super::pool::Pool;
-use super::recorder::{Recording, TreeRecorder};
+use super::recorder::{Recording, RetakeMemory, TreeRecorder};
 use crate::chunking::{Cutter, Sizes};
 use crate::format::{
     Chunking, Consistency, Counts, FORMAT_VERSION, Manifest, Note, NoteReason, SnapshotKind, SourceRecord,
 };
 use crate::progress::Progress;
 use crate::repository::{ChunkWriter, Snapshot, Snapshots, Written};
-use crate::source::{self, CaptureError, CaptureOptions, SourceSpec};
+use crate::source::{
+    self, Capture, CaptureError, CaptureOptions, Member, Moment, SourceSpec, capture_together,
+};
 use crate::stamp::{Stamp, now_nanos};
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -52,18 +55,13 @@ pub fn backup(
     let clock_ns = now_nanos();
     let mut warnings = Vec::new();
     let stamp = choose_stamp(clock_ns, &request.profile, snapshots, &mut warnings);
-    let mut sources = Vec::new();
-    std::thread::scope(|scope| -> Result<(), BackupError> {
+    let sources = std::thread::scope(|scope| {
         let pool = Pool::start(scope, writer);
-        for spec in &request.sources {
-            progress.begin(&format!("reading {}", spec.name), size_of(&spec.path));
-            sources.push(one_source(writer, &pool, snapshots, request, spec, progress, &mut warnings)?);
-        }
-        Ok(())
+        Reader { writer, pool: &pool, snapshots, request, progress }.all_sources(&mut warnings)
     })?;
     if let Some(spec) = request.sources.first().filter(|_| sources.iter().all(|source| source.root.is_none()))
     {
-        let error = CaptureError::Missing { path: spec.path.clone() };
+        let error = CaptureError::Missing { path: spec.read_path().to_owned() };
         return Err(BackupError::from_capture(&spec.name, error));
     }
     let written = writer.finish()?;
@@ -86,43 +84,153 @@ pub fn backup(
     Ok(Draft { manifest, written, warnings })
 }
 
-fn one_source(
-    writer: &ChunkWriter<'_>,
-    pool: &Pool,
-    snapshots: &Snapshots,
-    request: &BackupRequest,
-    spec: &SourceSpec,
-    progress: &dyn Progress,
-    warnings: &mut Vec<String>,
-) -> Result<SourceRecord, BackupError> {
-    let found = parent_of(snapshots, request, spec);
-    let parent =
-        found.and_then(|(_, record)| Some(Parent::new(writer.repository(), record.root.clone()?, record)));
-    let Chunking { min_bytes, average_bytes, max_bytes, .. } = *writer.repository().chunking();
-    let cutter = Cutter::new(Sizes { min: min_bytes, average: average_bytes, max: max_bytes });
-    let scratch = &request.options.temporary_directory;
-    let mut recorder = TreeRecorder::new(writer, pool, cutter, parent, scratch, progress);
-    let captured_ns = now_nanos();
-    let captured = source::capture(spec, &request.options, &mut recorder);
-    let (capture, recording) = match captured {
-        Ok(capture) => (capture, recorder.finish()),
-        Err(CaptureError::Missing { path }) if spec.optional && is_absent(&spec.path) => {
-            warnings.push(format!("source {:?}: {} does not exist (optional)", spec.name, path.display()));
-            (source::Capture::unheld(Consistency::Locked), missing(&path))
+/// Everything that reading sources needs.
+struct Reader<'r> {
+    writer: &'r ChunkWriter<'r>,
+    pool: &'r Pool,
+    snapshots: &'r Snapshots,
+    request: &'r BackupRequest,
+    progress: &'r dyn Progress,
+}
+
+/// What came of one source.
+enum Outcome {
+    Captured(Moment),
+    Missing(PathBuf),
+}
+
+impl Reader<'_> {
+    /// Databases and stores first, at one moment where that can be; then the rest in order.
+    fn all_sources(&self, warnings: &mut Vec<String>) -> Result<Vec<SourceRecord>, BackupError> {
+        let sources = &self.request.sources;
+        let memory = RetakeMemory::default();
+        let options: Vec<CaptureOptions> = sources.iter().map(|spec| self.options_for(spec)).collect();
+        let parents: Vec<_> =
+            sources.iter().map(|spec| parent_of(self.snapshots, self.request, spec)).collect();
+        let mut recorders: Vec<TreeRecorder<'_>> =
+            parents.iter().map(|parent| self.recorder(parent.map(|(_, record)| record), &memory)).collect();
+        let begun_ns = now_nanos();
+        let mut outcomes = self.held_sources(&options, &mut recorders)?;
+        let moments = outcomes.values().filter_map(|outcome| match outcome {
+            Outcome::Captured(moment) => Some(moment.moment + 1),
+            Outcome::Missing(_) => None,
+        });
+        let mut next_moment = moments.max().unwrap_or(0);
+        let mut records = Vec::with_capacity(sources.len());
+        for (place, (spec, mut recorder)) in sources.iter().zip(recorders).enumerate() {
+            let mut captured_ns = begun_ns;
+            let outcome = match (outcomes.remove(&place), options.get(place)) {
+                (Some(outcome), _) => outcome,
+                (None, options) => {
+                    captured_ns = now_nanos();
+                    self.progress.begin(&format!("reading {}", spec.name), size_of(spec.read_path()));
+                    let options = options.unwrap_or(&self.request.options);
+                    match source::capture(spec, options, &mut recorder) {
+                        Ok(capture) => {
+                            next_moment += 1;
+                            Outcome::Captured(Moment { capture, moment: next_moment - 1 })
+                        }
+                        Err(error) => missing_or_failed(spec, error)?,
+                    }
+                }
+            };
+            if let Outcome::Missing(path) = &outcome {
+                warnings.push(format!(
+                    "source {:?}: {} does not exist (optional)",
+                    spec.name,
+                    path.display()
+                ));
+            }
+            let parent = parents.get(place).copied().flatten().map(|(snapshot, _)| snapshot.stamp);
+            let record = record_of(spec, parent, captured_ns, outcome, recorder.finish(), warnings);
+            records.push(record);
         }
-        Err(error) => return Err(BackupError::from_capture(&spec.name, error)),
+        Ok(records)
+    }
+
+    /// Captures the sources that have to be held, by their places.
+    fn held_sources(
+        &self,
+        options: &[CaptureOptions],
+        recorders: &mut [TreeRecorder<'_>],
+    ) -> Result<HashMap<usize, Outcome>, BackupError> {
+        let sources = &self.request.sources;
+        let mut outcomes = HashMap::new();
+        let (mut members, mut places, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, ((spec, options), recorder)) in sources.iter().zip(options).zip(recorders).enumerate() {
+            match source::staged(spec, options) {
+                Ok(Some(staged)) => {
+                    members.push(Member { staged, recorder, max_hold: spec.max_hold });
+                    places.push(place);
+                    names.push(spec.name.as_str());
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    outcomes.insert(place, missing_or_failed(spec, error)?);
+                }
+            }
+        }
+        self.progress.begin(&format!("reading {}", names.join(", ")), None);
+        let moments = capture_together(&mut members, &self.request.options).map_err(|failed| {
+            let name = names.get(failed.place).copied().unwrap_or_default();
+            BackupError::from_capture(name, failed.error)
+        })?;
+        outcomes.extend(places.into_iter().zip(moments.into_iter().map(Outcome::Captured)));
+        Ok(outcomes)
+    }
+
+    fn options_for(&self, spec: &SourceSpec) -> CaptureOptions {
+        CaptureOptions { hold: spec.hold, max_hold: spec.max_hold, ..self.request.options.clone() }
+    }
+
+    fn recorder<'s>(&'s self, parent: Option<&SourceRecord>, memory: &'s RetakeMemory) -> TreeRecorder<'s> {
+        let repository = self.writer.repository();
+        let parent = parent.and_then(|record| Some(Parent::new(repository, record.root.clone()?, record)));
+        let Chunking { min_bytes, average_bytes, max_bytes, .. } = *repository.chunking();
+        let cutter = Cutter::new(Sizes { min: min_bytes, average: average_bytes, max: max_bytes });
+        let scratch = &self.request.options.temporary_directory;
+        TreeRecorder::new(self.writer, self.pool, cutter, parent, scratch, memory, self.progress)
+    }
+}
+
+/// A missing path is no failure where the source is optional.
+fn missing_or_failed(spec: &SourceSpec, error: CaptureError) -> Result<Outcome, BackupError> {
+    match error {
+        CaptureError::Missing { path } if spec.optional && is_absent(spec.read_path()) => {
+            Ok(Outcome::Missing(path))
+        }
+        error => Err(BackupError::from_capture(&spec.name, error)),
+    }
+}
+
+fn record_of(
+    spec: &SourceSpec,
+    parent: Option<Stamp>,
+    captured_ns: i64,
+    outcome: Outcome,
+    recording: Recording,
+    warnings: &mut Vec<String>,
+) -> SourceRecord {
+    let (Moment { capture, moment }, recording) = match outcome {
+        Outcome::Captured(moment) => (moment, recording),
+        Outcome::Missing(path) => {
+            let capture = Capture::unheld(Consistency::Locked);
+            (Moment { capture, moment: 0 }, missing(&path))
+        }
     };
     if let Some(damage) = &recording.parent_damage {
         warnings.push(format!("source {:?}: the previous snapshot could not be used: {damage}", spec.name));
     }
-    Ok(SourceRecord {
+    SourceRecord {
         name: spec.name.clone(),
         kind: spec.kind,
         path: spec.path.as_os_str().as_bytes().to_owned(),
         exclude: spec.exclude.clone(),
-        parent: found.map(|(snapshot, _)| snapshot.stamp),
+        parent,
         consistency: capture.consistency,
         captured_ns,
+        point_ns: capture.point_ns,
+        moment,
         writer_pause_ms: capture.writer_pause.as_millis() as u64,
         counts: recording.counts,
         root: recording.root,
@@ -130,7 +238,7 @@ fn one_source(
         notes: recording.notes,
         more_notes: recording.more_notes,
         collections: Vec::new(),
-    })
+    }
 }
 
 /// There is nothing at the source's own path; a part of it that is missing is another matter.
@@ -187,7 +295,7 @@ fn check_overlap(request: &BackupRequest) -> Result<(), BackupError> {
         return Ok(());
     };
     for spec in &request.sources {
-        let Ok(path) = fs::canonicalize(&spec.path) else { continue };
+        let Ok(path) = fs::canonicalize(spec.read_path()) else { continue };
         if path.starts_with(&repository) || repository.starts_with(&path) {
             return Err(BackupError::Overlap { name: spec.name.clone(), path, repository });
         }

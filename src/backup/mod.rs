@@ -5,6 +5,7 @@ mod error;
 mod parent;
 mod pool;
 mod recorder;
+mod retake;
 
 pub use draft::{BackupRequest, Draft, backup};
 pub use error::BackupError;

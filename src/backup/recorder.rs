@@ -2,6 +2,7 @@
 
 use super::parent::Parent;
 use super::pool::{Pool, Promise};
+use super::retake::{Piece, Retake};
 use crate::chunking::Cutter;
 use crate::format::{
     ChunkRef, Content, Counts, Entry, EntryKind, Note, NoteReason, PackKind, SequenceBuilder, SourceRecord,
@@ -9,18 +10,26 @@ use crate::format::{
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{ChunkWriter, RepositoryError};
-use crate::source::{CaptureError, Recorder, Retaken, Seen, Taken};
+use crate::source::{CaptureError, GoOn, Recorder, Retaken, Seen, Taken};
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
-use tempfile::SpooledTempFile;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const FIRST_BUFFER_BYTES: usize = 64 << 10;
 const BUFFER_BYTES: usize = 4 << 20;
 /// Entries whose content is still being worked on, before the walk waits for the oldest.
 const PENDING_ENTRIES: usize = 512;
-/// What all retakes together keep in memory; the rest goes to temporary files.
-const RETAKE_MEMORY_BYTES: usize = 64 << 20;
+
+/// What the retakes of all recorders together may keep in memory; the rest goes to scratch files.
+pub struct RetakeMemory(AtomicUsize);
+
+impl Default for RetakeMemory {
+    fn default() -> Self {
+        Self(AtomicUsize::new(64 << 20))
+    }
+}
 
 /// Records one source.
 pub struct TreeRecorder<'r> {
@@ -29,6 +38,7 @@ pub struct TreeRecorder<'r> {
     cutter: Cutter,
     progress: &'r dyn Progress,
     temporary_directory: &'r Path,
+    memory: &'r RetakeMemory,
     parent: Option<Parent<'r>>,
     tokens: HashMap<u64, Handed>,
     retakes: HashMap<u64, Retake>,
@@ -49,17 +59,6 @@ enum Handed {
 struct OpenDirectory {
     builder: SequenceBuilder<Entry>,
     waiting: VecDeque<(Entry, Option<Taken>)>,
-}
-
-/// A second reading: chunks that are as before, and runs of new bytes set aside.
-struct Retake {
-    pieces: Vec<Piece>,
-    aside: SpooledTempFile,
-}
-
-enum Piece {
-    Same(ChunkRef),
-    New(u64),
 }
 
 /// What was recorded of a source.
@@ -83,6 +82,7 @@ impl<'r> TreeRecorder<'r> {
         cutter: Cutter,
         parent: Option<Parent<'r>>,
         temporary_directory: &'r Path,
+        memory: &'r RetakeMemory,
         progress: &'r dyn Progress,
     ) -> Self {
         Self {
@@ -91,6 +91,7 @@ impl<'r> TreeRecorder<'r> {
             cutter,
             progress,
             temporary_directory,
+            memory,
             parent,
             tokens: HashMap::new(),
             retakes: HashMap::new(),
@@ -251,38 +252,61 @@ impl Recorder for TreeRecorder<'_> {
         Ok(())
     }
 
-    fn retake(&mut self, earlier: &Taken, reader: &mut dyn Read) -> Result<Retaken, CaptureError> {
-        let chunks = self.chunks(earlier.token)?;
-        self.tokens.insert(earlier.token, Handed::Known(chunks.clone()));
-        let held: usize = self.retakes.values().map(Retake::memory_bytes).sum();
-        let budget = RETAKE_MEMORY_BYTES.saturating_sub(held);
-        let aside = tempfile::spooled_tempfile_in(budget, self.temporary_directory);
-        let mut retake = Retake { pieces: Vec::with_capacity(chunks.len()), aside };
-        retake.read(&chunks, reader).map_err(CaptureError::Reading)?;
+    fn retake(
+        &mut self,
+        earlier: Option<&Taken>,
+        file: &File,
+        go_on: GoOn<'_>,
+    ) -> Result<Retaken, CaptureError> {
+        let mut chunks = Vec::new();
+        if let Some(earlier) = earlier {
+            chunks = self.chunks(earlier.token)?;
+            self.tokens.insert(earlier.token, Handed::Known(chunks.clone()));
+        }
+        let memory = self.memory.0.load(Ordering::Relaxed);
+        let go_on = || go_on() && !self.progress.interrupted();
+        let read = Retake::read(&chunks, file, memory, self.temporary_directory, &go_on);
+        let retake = read.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut if self.progress.interrupted() => CaptureError::Interrupted,
+            io::ErrorKind::TimedOut => CaptureError::HeldTooLong,
+            _ => CaptureError::Reading(error),
+        })?;
+        self.memory.0.fetch_sub(retake.memory_bytes(), Ordering::Relaxed);
         self.next_token += 1;
         self.retakes.insert(self.next_token, retake);
         Ok(Retaken { token: self.next_token })
     }
 
     fn settle(&mut self, retaken: Retaken) -> Result<Taken, CaptureError> {
-        let Some(Retake { pieces, mut aside }) = self.retakes.remove(&retaken.token) else {
+        let Some(mut retake) = self.retakes.remove(&retaken.token) else {
             return Ok(Taken { token: self.token(Handed::Known(Vec::new())), bytes: 0 });
         };
-        aside.seek(SeekFrom::Start(0)).map_err(CaptureError::Reading)?;
+        self.memory.0.fetch_add(retake.memory_bytes(), Ordering::Relaxed);
+        let pieces = std::mem::take(&mut retake.pieces);
         let mut chunks = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            match piece {
-                Piece::Same(chunk) => chunks.push(chunk),
-                Piece::New(len) => {
-                    let (promises, _) = self.consume(&mut (&mut aside).take(len))?;
-                    for promise in promises {
-                        chunks.append(&mut promise.wait().map_err(record)?);
-                    }
-                }
+        // Neighbouring new pieces are cut anew as a whole.
+        for run in pieces.chunk_by(|a, b| matches!((a, b), (Piece::New { .. }, Piece::New { .. }))) {
+            if let [Piece::Same(chunk)] = run {
+                chunks.push(*chunk);
+                continue;
+            }
+            let (promises, _) = self.consume(&mut retake.run(run))?;
+            for promise in promises {
+                chunks.append(&mut promise.wait().map_err(record)?);
             }
         }
         let bytes = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
         Ok(Taken { token: self.token(Handed::Known(chunks)), bytes })
+    }
+
+    fn discard(&mut self, retaken: Retaken) {
+        if let Some(retake) = self.retakes.remove(&retaken.token) {
+            self.memory.0.fetch_add(retake.memory_bytes(), Ordering::Relaxed);
+        }
+    }
+
+    fn check(&self) -> Result<(), CaptureError> {
+        self.check_interrupt()
     }
 
     fn enter(&mut self, _name: &[u8]) -> Result<(), CaptureError> {
@@ -320,40 +344,6 @@ impl Recorder for TreeRecorder<'_> {
         if weighty && let Some(place) = self.notes.iter().rposition(light) {
             self.notes.remove(place);
             self.notes.push(note);
-        }
-    }
-}
-
-impl Retake {
-    fn memory_bytes(&self) -> usize {
-        let new = |piece: &Piece| if let Piece::New(len) = piece { *len as usize } else { 0 };
-        if self.aside.is_rolled() { 0 } else { self.pieces.iter().map(new).sum() }
-    }
-
-    fn read(&mut self, chunks: &[ChunkRef], reader: &mut dyn Read) -> io::Result<()> {
-        let mut buffer = Vec::new();
-        for chunk in chunks {
-            buffer.clear();
-            (&mut *reader).take(u64::from(chunk.len)).read_to_end(&mut buffer)?;
-            if buffer.len() == chunk.len as usize && Id::of(&buffer) == chunk.id {
-                self.pieces.push(Piece::Same(*chunk));
-            } else if !buffer.is_empty() {
-                self.set_aside(buffer.len() as u64);
-                self.aside.write_all(&buffer)?;
-            }
-        }
-        let more = io::copy(reader, &mut self.aside)?;
-        if more > 0 {
-            self.set_aside(more);
-        }
-        Ok(())
-    }
-
-    /// Neighbouring new pieces are one run, cut anew as a whole.
-    fn set_aside(&mut self, len: u64) {
-        match self.pieces.last_mut() {
-            Some(Piece::New(run)) => *run += len,
-            _ => self.pieces.push(Piece::New(len)),
         }
     }
 }

@@ -146,6 +146,21 @@ pub struct Backup {
     /// How long to try to hold a database that is being written
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub lock_wait: String,
+    /// The longest that an application's writers may wait [default: auto, twice what the first pass says, 5s to 60s]
+    ///
+    /// Only where a database can't be cloned: on XFS and btrfs, in WAL mode, and where nothing was committed meanwhile,
+    /// writers wait for milliseconds or not at all. Past it the backup gives up (exit 21).
+    #[arg(long, value_name = "DURATION")]
+    pub max_hold: Option<String>,
+    /// How sources are held still: auto, lock, reflink, fs-snapshot or optimistic
+    ///
+    /// auto takes a btrfs snapshot of a store that is a subvolume, else clones databases under SQLite's own locks where the
+    /// file system can, else reads under the locks what the first pass lacks. optimistic takes no lock and compares.
+    #[arg(long, value_name = "MODE")]
+    pub hold: Option<String>,
+    /// Read a source from here instead: a snapshot of it that is mounted elsewhere
+    #[arg(long = "source-path", value_name = "NAME=PATH")]
+    pub source_paths: Vec<String>,
     /// Only say what would be backed up
     #[arg(short = 'n', long)]
     pub dry_run: bool,

@@ -13,7 +13,8 @@ use crate::config::{FULL_EVERY, parse_duration};
 use crate::flow::{PublishRequest, Published, prove_and_publish};
 use crate::format::{Level, Manifest, NoteReason, Severity, SnapshotKind, SourceRecord};
 use crate::progress::Progress;
-use crate::source::{CaptureOptions, SourceSpec};
+use crate::source::{CaptureOptions, HoldMode, SourceSpec};
+use crate::stamp::rfc3339_millis;
 use crate::validate::Depth;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -40,8 +41,9 @@ pub fn run(context: &Context, arguments: &args::Backup, progress: &dyn Progress)
     let request = request(context, arguments, sources)?;
     let repository = context.open()?;
     LocalBackend::new(context.repository_path()?).remove_stale_temporaries();
-    let published = prove_and_publish(&repository, &request, progress).map_err(|error| {
-        let mut failure = Failure::from(error);
+    let published = prove_and_publish(&repository, &request, progress).map_err(|unpublished| {
+        let mut failure = Failure::from(unpublished.error);
+        failure.warnings = unpublished.warnings;
         failure.keys.insert("duration_ms".into(), json!(started.elapsed().as_millis() as u64));
         failure
     })?;
@@ -60,6 +62,8 @@ fn request(
     let lock_wait = parse_duration(&arguments.lock_wait).map_err(Failure::usage)?;
     let options = CaptureOptions {
         cold: arguments.cold,
+        hold: HoldMode::Auto,
+        max_hold: None,
         lock_wait,
         temporary_directory: context.temporary_directory()?,
     };
@@ -80,14 +84,17 @@ fn request(
         Some(LevelArgument::Full) => Depth::Exactly(Level::Full),
         None => Depth::FullEvery(full_every),
     };
-    Ok(PublishRequest { backup, depth, patience: context.patience()?, reread: arguments.reread })
+    // Hooks belong to the services of the config's sources.
+    let config = context.config.as_ref().filter(|_| arguments.paths.is_empty());
+    let hooks = config.map(|config| config.hooks.clone()).unwrap_or_default();
+    Ok(PublishRequest { backup, depth, patience: context.patience()?, reread: arguments.reread, hooks })
 }
 
 fn dry_run(sources: &[SourceSpec]) -> Result<Report, Failure> {
     let mut keys = Map::new();
     let mut lines = Vec::new();
     for source in sources {
-        let exists = source.path.exists();
+        let exists = source.read_path().exists();
         let state = if exists {
             ""
         } else if source.optional {
@@ -95,19 +102,25 @@ fn dry_run(sources: &[SourceSpec]) -> Result<Report, Failure> {
         } else {
             "  MISSING"
         };
-        lines.push(format!("{:<16} {:<7} {}{state}", source.name, source.kind.name(), source.path.display()));
+        lines.push(format!(
+            "{:<16} {:<7} {}{state}",
+            source.name,
+            source.kind.name(),
+            source.read_path().display()
+        ));
         let described = json!({
             "kind": source.kind.name(), "path": source.path.display().to_string(), "exists": exists,
-            "files": null, "bytes": null, "consistency": null, "writer_pause_ms": null, "validated": null,
+            "files": null, "bytes": null, "consistency": null, "captured": null, "moment": null, "writer_pause_ms": null,
+            "validated": null,
         });
         keys.insert(source.name.clone(), described);
     }
     lines.push("nothing was read or stored".into());
-    let missing = sources.iter().find(|source| !source.optional && !source.path.exists());
+    let missing = sources.iter().find(|source| !source.optional && !source.read_path().exists());
     if let Some(source) = missing {
-        let message = format!("source {:?}: {} does not exist", source.name, source.path.display());
+        let message = format!("source {:?}: {} does not exist", source.name, source.read_path().display());
         let mut failure = Failure::new(ExitCode::Unexpected, "source_missing", message)
-            .at(&source.path)
+            .at(source.read_path())
             .hint("a source that may be missing is marked `optional = true`");
         failure.keys.insert("sources".into(), Value::Object(keys));
         failure.details = lines;
@@ -182,6 +195,8 @@ fn source_json(source: &SourceRecord) -> Value {
         "unchanged_files": source.counts.unchanged_files,
         "bytes": source.counts.bytes,
         "consistency": source.consistency.name(),
+        "captured": rfc3339_millis(source.point_ns),
+        "moment": source.moment,
         "writer_pause_ms": source.writer_pause_ms,
         "validated": validated(source),
         "valid": !bad,

@@ -79,7 +79,8 @@ fn source_json(source: &SourceRecord) -> Value {
         "exists": source.root.is_some(),
         "parent": source.parent.map(|stamp| stamp.to_string()),
         "consistency": source.consistency.name(),
-        "captured": rfc3339_millis(source.captured_ns),
+        "captured": rfc3339_millis(source.point_ns),
+        "moment": source.moment,
         "writer_pause_ms": source.writer_pause_ms,
         "files": source.counts.files,
         "directories": source.counts.directories,
@@ -134,8 +135,9 @@ fn show_lines(snapshot: &Snapshot) -> Vec<String> {
             source.parent.map_or_else(|| "nothing (no parent)".to_owned(), |stamp| stamp.to_string())
         ));
         lines.push(format!(
-            "  captured {} ({}, writers waited {}), validated: {}",
-            rfc3339_millis(source.captured_ns),
+            "  captured {} (moment {}, {}, writers waited {}), validated: {}",
+            rfc3339_millis(source.point_ns),
+            source.moment,
             source.consistency.name(),
             millis(source.writer_pause_ms),
             validated(source).as_str().unwrap_or("no")

@@ -19,6 +19,7 @@ pub enum ExitCode {
     Refused,
     RestoreIncomplete,
     RestoredButBad,
+    HookFailed,
     /// Ended by a signal.
     Signal(u8),
 }
@@ -41,6 +42,7 @@ impl ExitCode {
             Self::Refused => 22,
             Self::RestoreIncomplete => 23,
             Self::RestoredButBad => 24,
+            Self::HookFailed => 25,
             Self::Signal(signal) => 128 + signal,
         }
     }

@@ -7,6 +7,7 @@ use crate::catalog::NotFound;
 use crate::config::ConfigError;
 use crate::flow::FlowError;
 use crate::format::{Finding, Severity};
+use crate::hooks::HookError;
 use crate::repository::RepositoryError;
 use crate::restore::RestoreError;
 use crate::source::CaptureError;
@@ -206,17 +207,50 @@ fn from_capture(message: String, error: &CaptureError) -> Failure {
             failure(ExitCode::Unexpected, "source_unreadable", path).hint("nothing was published, the source is as it was")
         }
         CaptureError::Busy { path, .. } => failure(ExitCode::KeptChanging, "source_busy", path).hint(
-            "nothing was published. Choices: try at a quieter time, stop the service and use --cold, or end the \
-             transaction that is open",
+            "nothing was published. Choices: wait longer with --lock-wait; try at a quieter time; end the transaction \
+             that is open; an application in exclusive locking mode never lets go: stop it for the backup, by hooks or \
+             a lock file, and use --cold",
         ),
-        CaptureError::KeptChanging { path, .. } => failure(ExitCode::KeptChanging, "source_kept_changing", path)
-            .hint("nothing was published; try at a quieter time, or stop the service and use --cold"),
+        CaptureError::TooSlow { path, .. } => failure(ExitCode::KeptChanging, "source_too_slow", path).hint(
+            "nothing was published, and its writers go on. Choices: let them wait longer (--max-hold 60s, or `max_hold` \
+             of the source); put it on XFS or btrfs, where it is cloned in an instant; try at a quieter time; stop the \
+             service and use --cold",
+        ),
+        CaptureError::CannotHold { path, .. } => failure(ExitCode::KeptChanging, "source_hold_unavailable", path)
+            .hint("nothing was published; `hold = \"auto\"` takes the best that works here"),
+        CaptureError::KeptChanging { path, .. } => failure(ExitCode::KeptChanging, "source_kept_changing", path).hint(
+            "nothing was published. Choices: try at a quieter time; bring the application to rest by hooks or a lock \
+             file; stop the service and use --cold",
+        ),
         CaptureError::InvalidJson { path, .. } => failure(ExitCode::Invalid, "source_invalid_json", path)
             .hint("nothing was published; --kind NAME=tree takes the file as it is"),
         CaptureError::BadPattern { .. } => Failure::usage(message),
         CaptureError::Interrupted => interrupted(),
-        CaptureError::Reading(_) | CaptureError::Record(_) => {
+        CaptureError::Reading(_) | CaptureError::HeldTooLong | CaptureError::Record(_) => {
             Failure::new(ExitCode::Unexpected, "source_unreadable", message)
+        }
+    }
+}
+
+fn from_hook(message: String, error: &HookError) -> Failure {
+    let failure = |code| Failure::new(ExitCode::HookFailed, code, &message);
+    match error {
+        HookError::LockFile { path, source } if source.kind() == io::ErrorKind::NotFound => {
+            failure("lock_file_missing").at(path).hint(
+                "make it once, as the user that the application runs as: made by another user, the application \
+                 couldn't lock it",
+            )
+        }
+        HookError::LockFile { path, .. } => failure("lock_file_failed").at(path).hint("nothing was read"),
+        HookError::LockBusy { path, .. } => failure("lock_file_busy")
+            .at(path)
+            .hint("nothing was read; `lock_timeout` in [hooks] says how long to wait for it"),
+        HookError::Interrupted => interrupted(),
+        HookError::Failed { .. } | HookError::TimedOut { .. } | HookError::CannotRun { .. } => {
+            failure("hook_failed").hint(
+                "`after` has run if it could; what was stored already is not stored twice. Hooks and their `timeout` \
+                 are in [hooks] of the config",
+            )
         }
     }
 }
@@ -227,6 +261,7 @@ impl From<FlowError> for Failure {
         match error {
             FlowError::Backup(error) => error.into(),
             FlowError::Repository(error) => error.into(),
+            FlowError::Hook(error) => from_hook(message, &error),
             FlowError::Invalid { findings, damaged, .. } => {
                 let exit = if damaged { ExitCode::Damaged } else { ExitCode::Invalid };
                 let mut failure = Self::new(exit, "snapshot_invalid", message);

@@ -143,10 +143,21 @@ const CONFIG_TAIL: &str = r#"
 #   on_demand = true              only with `backup --with NAME` (or --chroma)
 #   exclude = ["*.tmp", "/cache"] gitignore patterns, relative to its path
 #   sqlite = "raw"                databases inside a tree byte for byte, not held
+#   hold = "lock"                 auto, lock, reflink, fs-snapshot, optimistic: how it is held still
+#   max_hold = "10s"              the longest that its writers may wait
+#   source_path = "/mnt/snap/app" read it here: a snapshot that a hook mounts
 # Paths may hold ${NAME} and ${NAME:-default}.
 
 # [validation]
 # full_every = "24h"              how old a full proof may get before the next backup makes one
+
+# [hooks]                        lines for /bin/sh, or ["program", "argument"]
+# before = "docker compose pause app"
+# after = "docker compose unpause app"    always runs; may run twice
+# failed = "mail -s 'backup failed' root < /dev/null"
+# timeout = "5m"
+# lock_file = "/srv/app/ingest.lock"      locked (flock) while sources are read, as the application does
+# lock_timeout = "60s"
 
 # [restore]
 # chown = "1000:1000"             whose the restored files shall be

@@ -3,9 +3,9 @@
 use super::args;
 use super::context::Context;
 use super::failure::Failure;
-use crate::config::check_name;
+use crate::config::{check_name, parse_max_hold};
 use crate::format::SourceKind;
-use crate::source::{SourceSpec, SqliteInTree, detect_kind};
+use crate::source::{HoldMode, SourceSpec, SqliteInTree, detect_kind};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -22,6 +22,25 @@ pub fn select(context: &Context, arguments: &args::Backup) -> Result<Vec<SourceS
         source
             .ok_or_else(|| Failure::usage(format!("--kind {name}=…: no source {name:?} in this backup")))?
             .kind = kind;
+    }
+    for text in &arguments.source_paths {
+        let (name, path) = text.split_once('=').unwrap_or((text, ""));
+        let source = sources.iter_mut().find(|source| source.name == name && !path.is_empty());
+        let wrong =
+            || Failure::usage(format!("--source-path {text}: write NAME=PATH for a source of this backup"));
+        let path = std::path::absolute(path).map_err(|error| Failure::usage(format!("{path:?}: {error}")));
+        source.ok_or_else(wrong)?.source_path = Some(path?);
+    }
+    let hold = arguments.hold.as_deref().map(|name| {
+        let unknown = || Failure::usage(format!("--hold {name}: there are {}", HoldMode::names()));
+        HoldMode::parse(name).ok_or_else(unknown)
+    });
+    let max_hold = arguments.max_hold.as_deref().map(parse_max_hold).transpose().map_err(Failure::usage)?;
+    if let Some(hold) = hold.transpose()? {
+        sources.iter_mut().for_each(|source| source.hold = hold);
+    }
+    if let Some(max_hold) = max_hold {
+        sources.iter_mut().for_each(|source| source.max_hold = max_hold);
     }
     if arguments.no_chroma {
         sources.retain(|source| source.kind != SourceKind::Chroma);
@@ -82,8 +101,10 @@ fn given(paths: &[String], arguments: &args::Backup) -> Result<Vec<SourceSpec>, 
         let path =
             std::path::absolute(&path).map_err(|error| Failure::usage(format!("{text:?}: {error}")))?;
         let kind = detect_kind(&path);
-        let (exclude, sqlite) = (arguments.exclude.clone(), SqliteInTree::Hold);
-        sources.push(SourceSpec { name, kind, path, optional: false, exclude, sqlite });
+        let (exclude, sqlite, optional) = (arguments.exclude.clone(), SqliteInTree::Hold, false);
+        let (source_path, hold, max_hold) = (None, HoldMode::Auto, None);
+        let spec = SourceSpec { name, kind, path, source_path, hold, max_hold, optional, exclude, sqlite };
+        sources.push(spec);
     }
     Ok(sources)
 }

@@ -2,6 +2,7 @@
 
 use crate::backup::{BackupError, BackupRequest, backup};
 use crate::format::{Finding, Manifest, SnapshotKind};
+use crate::hooks::{HookError, Hooks, Quiesced};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{ChunkWriter, Repository, RepositoryError, Snapshots, Trust};
@@ -16,6 +17,7 @@ pub struct PublishRequest {
     pub patience: Duration,
     /// Take nothing over from earlier snapshots: read every file again, and every stored chunk that it would share.
     pub reread: bool,
+    pub hooks: Hooks,
 }
 
 /// A snapshot that exists.
@@ -33,20 +35,46 @@ pub enum FlowError {
     Backup(#[from] BackupError),
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    #[error("{0}; nothing was published")]
+    Hook(#[from] HookError),
     #[error("the captured data is not valid; nothing was published")]
     Invalid { manifest: Box<Manifest>, findings: Vec<Finding>, damaged: bool },
 }
 
-/// Takes one snapshot. One run of a profile at a time; runs of other profiles go on beside it.
+/// No snapshot came of it; earlier ones are as they were.
+#[derive(Debug)]
+pub struct Unpublished {
+    pub error: FlowError,
+    pub warnings: Vec<String>,
+}
+
+/// Takes one snapshot. One run of a profile at a time; runs of other profiles go on beside it. Whatever makes it fail is
+/// told to the hook `failed`.
 pub fn prove_and_publish(
     repository: &Repository,
     request: &PublishRequest,
     progress: &dyn Progress,
+) -> Result<Published, Unpublished> {
+    let profile = &request.backup.profile;
+    let running = repository.lock(&format!("backup-{profile}"), request.patience);
+    let _running = running.map_err(|error| Unpublished { error: error.into(), warnings: Vec::new() })?;
+    let mut warnings = Vec::new();
+    prove_and_publish_alone(repository, request, &mut warnings, progress).map_err(|error| {
+        if let Err(hook) = request.hooks.tell_failure(profile, &error.to_string()) {
+            warnings.push(hook.to_string());
+        }
+        Unpublished { error, warnings }
+    })
+}
+
+fn prove_and_publish_alone(
+    repository: &Repository,
+    request: &PublishRequest,
+    warnings: &mut Vec<String>,
+    progress: &dyn Progress,
 ) -> Result<Published, FlowError> {
-    let _running = repository.lock(&format!("backup-{}", request.backup.profile), request.patience)?;
     let earlier = repository.snapshots()?;
     let nothing = Snapshots::default();
-    let mut warnings: Vec<String> = Vec::new();
     for (file, detail) in &earlier.damaged {
         warnings.push(format!("{file} is damaged and hides a snapshot: {detail}"));
     }
@@ -63,7 +91,15 @@ pub fn prove_and_publish(
     let writer = ChunkWriter::new(repository, trust);
     // Stamps go by all snapshots; what may be taken over goes by what the request allows.
     let known = if reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };
-    let draft = backup(&writer, &known, &request.backup, progress)?;
+    let quiesced =
+        Quiesced::begin(&request.hooks, &request.backup.profile, progress).map_err(|error| match error {
+            HookError::Interrupted => FlowError::Backup(BackupError::Interrupted),
+            error => FlowError::Hook(error),
+        })?;
+    let draft = backup(&writer, &known, &request.backup, progress);
+    let ended = quiesced.end();
+    let draft = draft?;
+    ended?;
     warnings.extend(draft.warnings);
     let mut manifest = draft.manifest;
     if repository.index()?.refresh_packs()? > 0 {
@@ -84,6 +120,7 @@ pub fn prove_and_publish(
         return Err(BackupError::Interrupted.into());
     }
     let manifest_id = repository.publish(&mut manifest)?;
+    let warnings = std::mem::take(warnings);
     Ok(Published { manifest, manifest_id, findings: outcome.findings, warnings })
 }
 

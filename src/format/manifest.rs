@@ -198,6 +198,10 @@ pub struct SourceRecord {
     pub consistency: Consistency,
     /// When the capture began: an entry that changed at or after it is read again by the next backup.
     pub captured_ns: i64,
+    /// The moment whose state this is: under the hold, or the end of reading where nothing holds.
+    pub point_ns: i64,
+    /// Sources with the same number were held together; the numbers are the order of the moments.
+    pub moment: u32,
     pub writer_pause_ms: u64,
     pub counts: Counts,
     /// The source itself; absent where an optional source did not exist.

@@ -3,9 +3,17 @@
 //! The only room with `unsafe` or raw system calls.
 
 mod filesystem;
+mod lock_file;
 mod no_atime;
+mod reflink;
 mod sqlite_lock;
+mod subvolume;
+mod watchdog;
 
 pub use filesystem::locks_reach;
+pub use lock_file::LockFile;
 pub use no_atime::{open_directory, open_file, open_file_at};
+pub use reflink::CloneSpace;
 pub use sqlite_lock::{Attempt, Sidecars, SqliteHold};
+pub use subvolume::{SubvolumeSnapshot, is_subvolume};
+pub use watchdog::{Grip, Watchdog};

@@ -6,6 +6,7 @@
 
 use super::filesystem::locks_reach;
 use super::no_atime::open_file;
+use super::watchdog::Grip;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -107,6 +108,9 @@ pub enum SqliteHold {
     HotJournal { database: File },
     /// WAL mode with a live process: nobody waits but checkpoints, so database and log only grow.
     Wal { database: File, shm: File },
+    /// WAL mode while no process has it open: whoever comes may write into the log and read, but not tidy up at its end.
+    /// Compare before and after.
+    WalIdle { database: File },
     /// No lock reaches whoever could write. Compare before and after.
     Unlocked { database: File, wal_mode: bool },
 }
@@ -124,10 +128,10 @@ impl SqliteHold {
         Self::attempt_opened(open_file(path)?, path)
     }
 
-    /// As `attempt`, but goes on trying for `patience`. A writer that begins its next transaction as soon as one ends
+    /// As `attempt`, but goes on trying for `patience`, and as long as `go_on` says so. A writer that begins its next transaction as soon as one ends
     /// leaves gaps of microseconds, so the wait is done in short bursts of looking (which takes no lock and hinders
     /// nobody) with pauses between them.
-    pub fn wait(path: &Path, patience: Duration) -> io::Result<Attempt> {
+    pub fn wait(path: &Path, patience: Duration, go_on: &dyn Fn() -> bool) -> io::Result<Attempt> {
         let deadline = Instant::now() + patience;
         let mut pause = Duration::from_millis(1);
         loop {
@@ -141,7 +145,7 @@ impl SqliteHold {
                     attempt = Self::attempt_opened(database.try_clone()?, path)?;
                 }
             }
-            if matches!(attempt, Attempt::Held(_)) || Instant::now() >= deadline {
+            if matches!(attempt, Attempt::Held(_)) || Instant::now() >= deadline || !go_on() {
                 return Ok(attempt);
             }
             drop((attempt, database));
@@ -224,18 +228,15 @@ impl SqliteHold {
     /// With SHARED held, nobody can remove the log at closing. With the checkpoint byte, nobody moves pages from the log
     /// into the database; with a reader's byte, nobody starts the log from the front again.
     fn attempt_wal(database: File, sidecars: &Sidecars) -> io::Result<Attempt> {
-        // Without a live process no lock keeps a new one out; ours would only keep it from tidying up at its end.
-        let unlocked = |database: File| {
-            unlock(&database, SHARED)?;
-            Ok(Attempt::Held(Self::Unlocked { database, wal_mode: true }))
-        };
         let shm = match open_file(&sidecars.shm) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return unlocked(database),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Attempt::Held(Self::WalIdle { database }));
+            }
             other => other?,
         };
         let alive = |shm: &File| held_elsewhere(shm, libc::F_WRLCK, ALIVE);
         if !alive(&shm)? {
-            return unlocked(database);
+            return Ok(Attempt::Held(Self::WalIdle { database }));
         }
         if !try_read_lock(&shm, CHECKPOINT)? || !try_read_lock(&shm, LAST_READER)? {
             return Ok(Attempt::Busy("a checkpoint is running"));
@@ -253,8 +254,23 @@ impl SqliteHold {
             Self::Rollback { database }
             | Self::HotJournal { database }
             | Self::Wal { database, .. }
+            | Self::WalIdle { database }
             | Self::Unlocked { database, .. } => database,
         }
+    }
+
+    /// Writers wait as long as this lasts.
+    pub fn keeps_writers_out(&self) -> bool {
+        matches!(self, Self::Rollback { .. } | Self::HotJournal { .. })
+    }
+
+    /// What a watchdog needs to let go from outside.
+    pub fn grip(&self) -> io::Result<Grip> {
+        let mut files = vec![self.database().try_clone()?];
+        if let Self::Wal { shm, .. } = self {
+            files.push(shm.try_clone()?);
+        }
+        Ok(Grip::new(files))
     }
 
     /// The path still leads to the file that is held, and its journal mode is what it was.
@@ -265,6 +281,7 @@ impl SqliteHold {
             && match self {
                 Self::Rollback { .. } | Self::HotJournal { .. } => !wal_mode,
                 Self::Wal { shm, .. } => wal_mode && same_file(shm, &Sidecars::of(path).shm)?,
+                Self::WalIdle { .. } => wal_mode,
                 Self::Unlocked { wal_mode: before, .. } => wal_mode == *before,
             })
     }

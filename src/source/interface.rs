@@ -4,11 +4,15 @@ use crate::format::{
     CollectionCount, Consistency, Entry, FileState, Finding, Level, Link, NoteReason, Severity, SourceKind,
 };
 use std::error::Error;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Time is left.
+pub type GoOn<'g> = &'g (dyn Fn() -> bool + Sync);
 
 /// What databases found inside a tree are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,12 +24,59 @@ pub enum SqliteInTree {
     Raw,
 }
 
+/// How a source is to be held still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HoldMode {
+    /// The best that works: a file-system snapshot of a subvolume, a reflink under the locks, the locks alone, and where
+    /// none reaches the writers, comparing before and after.
+    #[default]
+    Auto,
+    /// The database's own locks, as long as it takes to read what changed.
+    Lock,
+    /// The locks for as long as cloning takes; no capture where the file system doesn't share extents.
+    Reflink,
+    /// A read-only btrfs snapshot; no capture where the source is no subvolume.
+    FsSnapshot,
+    /// No locks: read and compare.
+    Optimistic,
+}
+
+impl HoldMode {
+    const ALL: [Self; 5] = [Self::Auto, Self::Lock, Self::Reflink, Self::FsSnapshot, Self::Optimistic];
+
+    /// Its name in the config and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Lock => "lock",
+            Self::Reflink => "reflink",
+            Self::FsSnapshot => "fs-snapshot",
+            Self::Optimistic => "optimistic",
+        }
+    }
+
+    /// The mode of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// Every name, for messages.
+    pub fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+}
+
 /// One thing to back up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceSpec {
     pub name: String,
     pub kind: SourceKind,
     pub path: PathBuf,
+    /// Where to read it instead of at `path`: a snapshot mounted elsewhere.
+    pub source_path: Option<PathBuf>,
+    pub hold: HoldMode,
+    /// The longest that writers may wait; `None` chooses by the rehearsal.
+    pub max_hold: Option<Duration>,
     /// A missing path is noted instead of being an error.
     pub optional: bool,
     /// Gitignore patterns relative to `path`.
@@ -33,11 +84,26 @@ pub struct SourceSpec {
     pub sqlite: SqliteInTree,
 }
 
-/// How to capture.
+impl SourceSpec {
+    /// Where it is read.
+    pub fn read_path(&self) -> &Path {
+        self.source_path.as_deref().unwrap_or(&self.path)
+    }
+
+    /// What its own entry is called: the last name of `path`; `/` itself has none.
+    pub fn entry_name(&self) -> Vec<u8> {
+        self.path.file_name().map_or_else(|| b"root".to_vec(), |name| name.as_bytes().to_owned())
+    }
+}
+
+/// How to capture one source.
 #[derive(Debug, Clone)]
 pub struct CaptureOptions {
     /// The operator says that nothing is running: no locks are taken.
     pub cold: bool,
+    pub hold: HoldMode,
+    /// The longest that writers may wait; `None` chooses by the rehearsal.
+    pub max_hold: Option<Duration>,
     /// How long to try for a hold.
     pub lock_wait: Duration,
     /// Where scratch copies go; never inside a source.
@@ -92,11 +158,20 @@ pub trait Recorder {
     fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError>;
     /// Waits until what was taken is hashed and handed to the packs, so that a later `retake` needn't.
     fn await_stored(&mut self, taken: &Taken) -> Result<(), CaptureError>;
-    /// Reads the same content again, fast: what equals `earlier` is only compared, what differs is kept aside, encoded
-    /// by `settle`. To be called under a hold.
-    fn retake(&mut self, earlier: &Taken, reader: &mut dyn Read) -> Result<Retaken, CaptureError>;
+    /// Reads the same file again, on all cores: what equals `earlier` is only compared, what differs is kept aside,
+    /// encoded by `settle`. To be called under a hold; gives up with `HeldTooLong` once `go_on` says no.
+    fn retake(
+        &mut self,
+        earlier: Option<&Taken>,
+        file: &File,
+        go_on: GoOn<'_>,
+    ) -> Result<Retaken, CaptureError>;
     /// Records what a retake kept aside. To be called after the hold.
     fn settle(&mut self, retaken: Retaken) -> Result<Taken, CaptureError>;
+    /// Forgets a retake that another one replaces.
+    fn discard(&mut self, retaken: Retaken);
+    /// `Interrupted` once somebody wants to stop.
+    fn check(&self) -> Result<(), CaptureError>;
     /// Opens the directory `name` below the present one; the entries that follow belong into it.
     fn enter(&mut self, name: &[u8]) -> Result<(), CaptureError>;
     /// Adds an entry; its content is `taken`, or what the entry says already.
@@ -113,12 +188,14 @@ pub struct Capture {
     pub consistency: Consistency,
     /// How long writers had to wait.
     pub writer_pause: Duration,
+    /// The moment whose state was captured; of files that nobody holds, the end of reading them.
+    pub point_ns: i64,
 }
 
 impl Capture {
-    /// Of files that nobody has to hold.
+    /// Of files that nobody has to hold, read until now.
     pub fn unheld(consistency: Consistency) -> Self {
-        Self { consistency, writer_pause: Duration::ZERO }
+        Self { consistency, writer_pause: Duration::ZERO, point_ns: now_ns() }
     }
 
     /// Of two parts the weaker consistency and the longer pause.
@@ -126,6 +203,7 @@ impl Capture {
         Self {
             consistency: self.consistency.max(other.consistency),
             writer_pause: self.writer_pause.max(other.writer_pause),
+            point_ns: self.point_ns.max(other.point_ns),
         }
     }
 }
@@ -141,6 +219,16 @@ pub enum CaptureError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{path} could not be held still within {} s: {detail}", waited.as_secs())]
     Busy { path: PathBuf, waited: Duration, detail: String },
+    #[error(
+        "{path} was let go after {} ms: its writers may wait {} ms, and by the rehearsal reading it takes up to {} ms",
+        held.as_millis(), limit.as_millis(), expected.as_millis()
+    )]
+    TooSlow { path: PathBuf, held: Duration, limit: Duration, expected: Duration },
+    /// Said to whoever holds, who knows the figures.
+    #[error("it was held too long")]
+    HeldTooLong,
+    #[error("{path} can't be captured with hold = \"{}\": {detail}", hold.name())]
+    CannotHold { path: PathBuf, hold: HoldMode, detail: String },
     #[error("{path} kept changing while it was read: {detail}")]
     KeptChanging { path: PathBuf, detail: String },
     #[error("{path} is not valid JSON: {detail}")]
@@ -247,6 +335,12 @@ pub fn file_id(metadata: &Metadata) -> FileState {
         size: metadata.size(),
         ctime_ns: nanos(metadata.ctime(), metadata.ctime_nsec()),
     }
+}
+
+/// The clock, in nanoseconds since 1970.
+pub fn now_ns() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Seconds and nanoseconds as nanoseconds, saturating in the year 2262.

@@ -4,13 +4,13 @@ use crate::format::{Consistency, NoteReason};
 use crate::hold::open_file;
 use crate::id::{Id, IdHasher};
 use crate::source::interface::{
-    Capture, CaptureError, CaptureOptions, JudgeOptions, Judgement, ReadAt, Recorder, file_id, mtime_ns,
+    Capture, CaptureError, CaptureOptions, JudgeOptions, Judgement, ReadAt, Recorder, SourceSpec, file_id,
+    mtime_ns,
 };
 use crate::source::tree::file_entry;
 use serde::de::IgnoredAny;
 use std::fs;
 use std::io::{self, BufReader, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,25 +19,25 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Captures a source that is one JSON file.
 pub fn capture(
-    path: &Path,
+    spec: &SourceSpec,
     options: &CaptureOptions,
     recorder: &mut dyn Recorder,
 ) -> Result<Capture, CaptureError> {
+    let path = spec.read_path();
     let fail = |error| CaptureError::io("read", path, error);
     let metadata = fs::metadata(path).map_err(fail)?;
     if !metadata.is_file() {
         return Err(CaptureError::WrongKind { path: path.to_owned(), expected: "file" });
     }
-    let name = path.file_name().map(|name| name.as_bytes().to_owned()).unwrap_or_default();
+    let name = spec.entry_name();
     let consistency = if options.cold { Consistency::Cold } else { Consistency::Optimistic };
-    let capture = Capture::unheld(consistency);
     if let Some(seen) = recorder.parent(b"")?
         && seen.proves(&file_id(&metadata), mtime_ns(&metadata))
     {
         let mut entry = file_entry(&name, &metadata, path);
         (entry.size, entry.content) = (seen.entry.size, seen.entry.content);
         recorder.add(entry, None)?;
-        return Ok(capture);
+        return Ok(Capture::unheld(consistency));
     }
     let mut invalid = None;
     for _ in 0..TRIES {
@@ -55,7 +55,7 @@ pub fn capture(
                 let mut entry = file_entry(&name, &metadata, path);
                 entry.size = taken.bytes;
                 recorder.add(entry, Some(taken))?;
-                return Ok(capture);
+                return Ok(Capture::unheld(consistency));
             }
         }
         std::thread::sleep(RETRY_PAUSE);

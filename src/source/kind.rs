@@ -1,8 +1,11 @@
 //! Each kind's way of being captured, judged and settled.
 
 use super::interface::{
-    Capture, CaptureError, CaptureOptions, JudgeOptions, Judgement, Recorder, SourceSpec, StoredFiles,
+    Capture, CaptureError, CaptureOptions, HoldMode, JudgeOptions, Judgement, Recorder, SourceSpec,
+    StoredFiles,
 };
+use super::moment::capture_alone;
+use super::staged::Staged;
 use super::{chroma, json, sqlite, tree};
 use crate::format::{Captured, EntryKind, Level, SourceKind};
 use crate::hold::Sidecars;
@@ -12,17 +15,41 @@ use std::path::{Path, PathBuf};
 /// Raised whenever a check is added or sharpened, so that older proofs aren't inherited.
 pub const VALIDATOR_VERSION: u32 = 1;
 
-/// Captures a source. Nothing is written into it.
+/// A source that is held still while it is captured, and can share that moment with others; `None` for the other kinds.
+pub fn staged<'a>(
+    spec: &SourceSpec,
+    options: &'a CaptureOptions,
+) -> Result<Option<Box<dyn Staged + 'a>>, CaptureError> {
+    Ok(match spec.kind {
+        SourceKind::Chroma => match chroma::SnapshotCapture::new(spec, options)? {
+            Some(capture) => Some(Box::new(capture)),
+            None => Some(Box::new(chroma::StoreCapture::new(spec, options)?)),
+        },
+        SourceKind::Sqlite => {
+            if options.hold == HoldMode::FsSnapshot {
+                let detail = "a single file is no btrfs subvolume".into();
+                let path = spec.read_path().to_owned();
+                return Err(CaptureError::CannotHold { path, hold: options.hold, detail });
+            }
+            Some(Box::new(sqlite::DatabaseSource::new(spec, options)?))
+        }
+        SourceKind::Json | SourceKind::Tree => None,
+    })
+}
+
+/// Captures a source by itself. Nothing is written into it.
 pub fn capture(
     spec: &SourceSpec,
     options: &CaptureOptions,
     recorder: &mut dyn Recorder,
 ) -> Result<Capture, CaptureError> {
     match spec.kind {
-        SourceKind::Chroma => chroma::capture(spec, options, recorder),
-        SourceKind::Sqlite => sqlite::capture(&spec.path, options, recorder),
-        SourceKind::Json => json::capture(&spec.path, options, recorder),
+        SourceKind::Json => json::capture(spec, options, recorder),
         SourceKind::Tree => tree::capture(spec, options, recorder),
+        SourceKind::Chroma | SourceKind::Sqlite => match staged(spec, options)? {
+            Some(staged) => capture_alone(staged, recorder, options),
+            None => tree::capture(spec, options, recorder),
+        },
     }
 }
 

@@ -5,14 +5,17 @@ mod detect;
 mod interface;
 mod json;
 mod kind;
+mod moment;
 mod sqlite;
+mod staged;
 mod tree;
 
 pub use detect::{detect_kind, find_sources};
 pub use interface::{
-    Capture, CaptureError, CaptureOptions, Judgement, ReadAt, Recorder, Retaken, Seen, SourceSpec,
-    SqliteInTree, StoredFiles, Taken, file_id,
+    Capture, CaptureError, CaptureOptions, GoOn, HoldMode, Judgement, ReadAt, Recorder, Retaken, Seen,
+    SourceSpec, SqliteInTree, StoredFiles, Taken, file_id,
 };
-pub use kind::{VALIDATOR_VERSION, capture, judge, sidecars_to_remove};
+pub use kind::{VALIDATOR_VERSION, capture, judge, sidecars_to_remove, staged};
+pub use moment::{Failed, Member, Moment, capture_together};
 pub use sqlite::{CommittedPages, Merged};
 pub use tree::Excludes;

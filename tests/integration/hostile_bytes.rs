@@ -138,6 +138,8 @@ fn source_names_that_are_paths_are_refused() {
             parent: None,
             consistency: icecore::format::Consistency::Cold,
             captured_ns: 0,
+            point_ns: 0,
+            moment: 0,
             writer_pause_ms: 0,
             counts: icecore::format::Counts::default(),
             root: None,

@@ -3,7 +3,11 @@
 mod capture;
 mod judge;
 mod layout;
+mod listing;
+mod segments;
+mod snapshot;
 
-pub use capture::capture;
+pub use capture::StoreCapture;
 pub use judge::judge;
 pub use layout::DATABASE;
+pub use snapshot::SnapshotCapture;

@@ -1,465 +1,422 @@
-//! Captures a database's last committed state while other processes use it.
+//! Captures a database's last committed state while other processes use it, in steps.
 
+use super::marks::Marks;
+use super::scratch_copy::{ByPosition, RollbackCopy};
 use super::write_ahead_log::{CommittedPages, Merged};
 use crate::format::{Captured, Consistency, Entry, EntryKind, FileState};
-use crate::hold::{Attempt, Sidecars, SqliteHold, open_file};
+use crate::hold::{Attempt, CloneSpace, Sidecars, SqliteHold, open_file};
 use crate::source::interface::{
-    Capture, CaptureError, CaptureOptions, Recorder, Retaken, Taken, file_id, mtime_ns,
+    Capture, CaptureError, CaptureOptions, GoOn, HoldMode, Recorder, Retaken, Taken,
 };
+use crate::source::staged::{Freeze, Holding};
 use crate::source::tree::{attributes_of, bare_entry};
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A smaller database is read into memory under the hold at once; a larger one is rehearsed first.
 const SMALL_BYTES: u64 = 8 << 20;
-/// How often a database that no lock holds is read again when it changed meanwhile.
-const OPTIMISTIC_TRIES: u32 = 5;
-const OPTIMISTIC_PAUSE: Duration = Duration::from_millis(50);
-/// As for any racy timestamp: a file touched this recently can change again without showing it.
-const TICK: Duration = Duration::from_millis(20);
+/// How often what was committed since the rehearsal is read without a lock, before paying for reading all with it.
+const CATCH_UPS: u32 = 2;
 
-/// A database to be captured.
-pub struct Database<'a> {
-    /// The real file: SQLite puts journal and log beside it, not beside a symlink.
-    path: PathBuf,
-    options: &'a CaptureOptions,
-    sidecars: Sidecars,
-}
-
-/// A captured database.
+/// A captured database, not yet in its directory.
 pub struct Image {
     pub taken: Option<Taken>,
     pub entry: Entry,
     pub capture: Capture,
 }
 
-/// The first pass over a database, without any lock.
-pub struct Rehearsal {
+/// The last pass over a database without any lock.
+struct Rehearsal {
     taken: Taken,
     marks: Marks,
     /// The database was touched so shortly before that a further change might not show.
     racy: bool,
+    /// What the pass took, and the pause between two commits during it.
+    lasted: Duration,
+    commit_every: Duration,
 }
 
-/// Identity and change marks of a database and what lies beside it, as they were at one moment.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Marks {
-    database: FileState,
-    /// Counts the committed transactions of rollback-journal mode (header bytes 24 to 27).
-    change_counter: [u8; 4],
-    mtime_ns: i64,
-    log: Option<(FileState, i64)>,
-    journal: Option<(FileState, i64)>,
-}
-
-/// What was read under a hold, to be recorded after it.
-enum Reading {
-    Whole(Taken),
-    Small(Vec<u8>),
+/// What was frozen, to be recorded after the hold.
+enum Frozen {
+    /// By its marks it is what the parent has.
+    Parent(Box<Entry>, Consistency),
+    Taken(Taken),
     Differences(Retaken),
-    /// Database and journal, copied side by side into a private directory.
-    ToRollBack(tempfile::TempDir),
+    Clone(File),
+    ToRollBack(RollbackCopy),
+    /// Database and log, still held so that both only grow.
+    Log {
+        database: File,
+        log: File,
+        pages: CommittedPages,
+    },
 }
 
-/// A database that is being held.
-pub struct HeldDatabase<'d, 'a> {
-    database: &'d Database<'a>,
-    hold: SqliteHold,
-    since: Instant,
-}
-
-/// What came out of a hold, before it is recorded.
-pub struct Unsettled {
-    reading: Reading,
-    metadata: Metadata,
-    state: Option<FileState>,
-    mtime_ns: i64,
+/// A database on its way through a capture's steps.
+pub struct DatabaseCapture<'a> {
+    /// The real file: SQLite puts journal and log beside it, not beside a symlink.
+    path: PathBuf,
+    options: &'a CaptureOptions,
+    sidecars: Sidecars,
+    /// Its name, and its path below the source.
+    name: Vec<u8>,
+    place: Vec<u8>,
+    rehearsal: Option<Rehearsal>,
+    clones: Option<CloneSpace>,
+    catch_ups: u32,
+    hold: Option<(SqliteHold, Instant)>,
+    frozen: Option<(Frozen, Metadata, Marks)>,
     capture: Capture,
 }
 
-impl<'a> Database<'a> {
-    /// The database at `path`, symlinks resolved.
-    pub fn new(path: &Path, options: &'a CaptureOptions) -> Result<Self, CaptureError> {
+impl<'a> DatabaseCapture<'a> {
+    /// The database at `path`, symlinks resolved; `name` is what its entry is called, `place` its path below the source.
+    pub fn new(
+        path: &Path,
+        name: &[u8],
+        place: &[u8],
+        options: &'a CaptureOptions,
+    ) -> Result<Self, CaptureError> {
         let path = fs::canonicalize(path).map_err(|error| CaptureError::io("resolve", path, error))?;
         let sidecars = Sidecars::of(&path);
-        Ok(Self { path, options, sidecars })
+        Ok(Self {
+            path,
+            options,
+            sidecars,
+            name: name.to_owned(),
+            place: place.to_owned(),
+            rehearsal: None,
+            clones: None,
+            catch_ups: 0,
+            hold: None,
+            frozen: None,
+            capture: Capture::unheld(Consistency::Locked),
+        })
     }
 
-    /// Captures the whole database: unchanged → taken over, else rehearse, hold, read, let go, record.
-    /// `place` is its path below the source.
-    pub fn capture(
-        &self,
-        name: &[u8],
-        place: &[u8],
-        recorder: &mut dyn Recorder,
-    ) -> Result<Image, CaptureError> {
-        if let Some(image) = self.unchanged(name, place, recorder)? {
-            return Ok(image);
-        }
-        let rehearsal = self.rehearse(recorder)?;
-        self.held_capture(name, rehearsal.as_ref(), recorder)
+    /// The real file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    fn held_capture(
-        &self,
-        name: &[u8],
-        rehearsal: Option<&Rehearsal>,
-        recorder: &mut dyn Recorder,
-    ) -> Result<Image, CaptureError> {
-        let mut tries = 0;
-        loop {
-            let mut held = self.hold()?;
-            tries += 1;
-            if let Some(unsettled) = held.read(rehearsal, recorder)? {
-                let unsettled = held.release(unsettled);
-                return self.settle(name, unsettled, recorder);
-            }
-            if tries >= OPTIMISTIC_TRIES {
-                let detail =
-                    format!("it changed during each of {tries} readings, and no lock reaches its writers");
-                return Err(CaptureError::KeptChanging { path: self.path.clone(), detail });
-            }
-            drop(held);
-            std::thread::sleep(OPTIMISTIC_PAUSE);
-        }
+    /// Where clones of files beside the database can be made, once the rehearsal has found a place.
+    pub fn clones(&self) -> Option<&CloneSpace> {
+        self.clones.as_ref()
     }
 
-    /// By its marks the database is what the parent snapshot has, so it isn't read.
-    pub fn unchanged(
-        &self,
-        name: &[u8],
-        place: &[u8],
-        recorder: &mut dyn Recorder,
-    ) -> Result<Option<Image>, CaptureError> {
-        let Some(seen) = recorder.parent(place)? else { return Ok(None) };
-        let marks = self.marks().map_err(|error| CaptureError::io("stat", &self.path, error))?;
-        let quiet = marks.journal.is_none_or(|(journal, _)| journal.size == 0);
-        let (state, mtime_ns) = marks.combined();
-        if !quiet || seen.entry.captured != Captured::Sqlite || !seen.proves(&state, mtime_ns) {
-            return Ok(None);
-        }
-        let metadata =
-            fs::metadata(&self.path).map_err(|error| CaptureError::io("stat", &self.path, error))?;
-        let consistency = seen.consistency;
-        let mut entry = self.entry(name, &metadata, seen.entry.size, Some(state), mtime_ns);
-        entry.content = seen.entry.content;
-        Ok(Some(Image { taken: None, entry, capture: Capture::unheld(consistency) }))
-    }
-
-    /// Reads a large database without a lock, so that under the lock little is left to do.
-    pub fn rehearse(&self, recorder: &mut dyn Recorder) -> Result<Option<Rehearsal>, CaptureError> {
+    /// Reads a large database without a lock, so that under the lock little is left to do; where it can be cloned, nothing
+    /// needs to be read before.
+    pub fn rehearse(&mut self, recorder: &mut dyn Recorder) -> Result<Duration, CaptureError> {
+        let started = Instant::now();
         let fail = |error| CaptureError::io("read", &self.path, error);
-        let marks = self.marks().map_err(fail)?;
+        let marks = self.marks()?;
         let in_log = marks.log.is_some_and(|(log, _)| log.size > 0);
-        if marks.database.size < SMALL_BYTES || in_log || self.options.cold {
-            return Ok(None);
+        if in_log || self.options.cold || self.proven(&marks, recorder)?.is_some() {
+            return Ok(Duration::ZERO);
+        }
+        let file = open_file(&self.path).map_err(fail)?;
+        if self.may_clone() && self.clones.is_none() {
+            let beside = self.path.parent().unwrap_or(Path::new("/"));
+            self.clones = CloneSpace::find(&file, &[&self.options.temporary_directory, beside]);
+        }
+        if self.clones.is_some() {
+            return Ok(started.elapsed());
+        }
+        if self.options.hold == HoldMode::Reflink {
+            let detail =
+                "its file system shares no extents between files, or gives no place to clone it to".into();
+            return Err(CaptureError::CannotHold {
+                path: self.path.clone(),
+                hold: HoldMode::Reflink,
+                detail,
+            });
+        }
+        if marks.database.size < SMALL_BYTES {
+            return Ok(Duration::ZERO);
         }
         let racy = marks.is_racy();
-        let file = open_file(&self.path).map_err(fail)?;
-        let taken = recorder.take(&mut ByPosition::new(&file)).map_err(|error| error.at(&self.path))?;
+        let taken = match self.rehearsal.take() {
+            None => recorder.take(&mut ByPosition::new(&file)).map_err(|error| error.at(&self.path))?,
+            Some(Rehearsal { taken, .. }) => {
+                let retaken = recorder.retake(Some(&taken), &file, &|| true);
+                recorder.settle(retaken.map_err(|error| error.at(&self.path))?)?
+            }
+        };
         // Encoding and storing it must not be waited for under the hold.
         recorder.await_stored(&taken)?;
-        Ok(Some(Rehearsal { taken, marks, racy }))
+        let lasted = started.elapsed();
+        let commits = self.marks()?.change_counter.wrapping_sub(marks.change_counter);
+        let commit_every = lasted.checked_div(commits).unwrap_or(Duration::MAX);
+        self.rehearsal = Some(Rehearsal { taken, marks, racy, lasted, commit_every });
+        Ok(lasted)
     }
 
-    /// Waits for a moment at which nobody writes, and holds it.
-    pub fn hold(&self) -> Result<HeldDatabase<'_, 'a>, CaptureError> {
-        let started = Instant::now();
+    /// Tries for `patience` to hold it.
+    pub fn hold(&mut self, patience: Duration, go_on: &dyn Fn() -> bool) -> Result<Holding, CaptureError> {
         let fail = |error| CaptureError::io("lock", &self.path, error);
-        if self.options.cold {
-            let hold = SqliteHold::none(&self.path).map_err(fail)?;
-            return Ok(HeldDatabase { database: self, hold, since: Instant::now() });
-        }
-        match SqliteHold::wait(&self.path, self.options.lock_wait).map_err(fail)? {
-            Attempt::Held(hold) => Ok(HeldDatabase { database: self, hold, since: Instant::now() }),
-            Attempt::Busy(detail) => {
-                let (path, waited) = (self.path.clone(), started.elapsed());
-                Err(CaptureError::Busy { path, waited, detail: detail.to_owned() })
+        let hold = if self.options.cold || self.options.hold == HoldMode::Optimistic {
+            SqliteHold::none(&self.path).map_err(fail)?
+        } else {
+            match SqliteHold::wait(&self.path, patience, go_on).map_err(fail)? {
+                Attempt::Held(hold) => hold,
+                Attempt::Busy(detail) => return Ok(Holding::Busy(detail)),
             }
+        };
+        let holding = match &hold {
+            SqliteHold::Rollback { .. } | SqliteHold::HotJournal { .. } => {
+                Holding::Held(Some(hold.grip().map_err(fail)?))
+            }
+            SqliteHold::Wal { .. } => Holding::Held(None),
+            SqliteHold::WalIdle { .. } | SqliteHold::Unlocked { .. } => Holding::Unheld,
+        };
+        self.hold = Some((hold, Instant::now()));
+        Ok(holding)
+    }
+
+    /// Nobody can write the database now, so that it can be read through its own name, and stays as it was frozen.
+    pub fn excludes_writers(&self) -> bool {
+        matches!(self.hold, Some((SqliteHold::Rollback { .. }, _)))
+    }
+
+    /// It was frozen under this hold.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Under the hold: takes what the rehearsal lacks, or notes what can be read later.
+    pub fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError> {
+        if let Some((Frozen::Differences(earlier), ..)) = self.frozen.take() {
+            recorder.discard(earlier);
+        }
+        let Some((hold, since)) = self.hold.take() else { return Ok(Freeze::Again("it was not held")) };
+        let frozen = self.freeze_held(&hold, recorder, go_on);
+        let still = hold.still_holds(&self.path).map_err(|error| CaptureError::io("stat", &self.path, error));
+        self.hold = Some((hold, since));
+        match (frozen?, still?) {
+            (Ok(frozen), true) => {
+                self.frozen = Some(frozen);
+                Ok(Freeze::Complete)
+            }
+            (Ok(_), false) => Ok(Freeze::Again("the database was replaced, or changed its journal mode")),
+            (Err(reason), _) => Ok(Freeze::Again(reason)),
         }
     }
 
-    /// Records what was read, once the hold is given back.
-    pub fn settle(
-        &self,
-        name: &[u8],
-        unsettled: Unsettled,
-        recorder: &mut dyn Recorder,
-    ) -> Result<Image, CaptureError> {
-        let Unsettled { reading, metadata, state, mtime_ns, capture } = unsettled;
-        let taken = match reading {
-            Reading::Whole(taken) => taken,
-            Reading::Small(bytes) => {
-                recorder.take(&mut bytes.as_slice()).map_err(|error| error.at(&self.path))?
+    /// Lets writers go on, and notes how long they had to wait. A log stays held until it is recorded: nobody waits for
+    /// that.
+    pub fn release(&mut self) {
+        let keeps = matches!(self.frozen, Some((Frozen::Log { .. }, ..)));
+        match self.hold.take() {
+            Some((hold @ SqliteHold::Wal { .. }, since)) if keeps => self.hold = Some((hold, since)),
+            Some((hold, since)) => {
+                let waits = hold.keeps_writers_out();
+                drop(hold);
+                if waits {
+                    self.capture.writer_pause = since.elapsed();
+                }
             }
-            Reading::Differences(retaken) => recorder.settle(retaken)?,
-            Reading::ToRollBack(directory) => {
-                let copy = directory.path().join("copy");
-                roll_back(&copy).map_err(|detail| CaptureError::Unusable {
+            None => {}
+        }
+    }
+
+    /// Records what was frozen.
+    pub fn record(&mut self, recorder: &mut dyn Recorder) -> Result<Image, CaptureError> {
+        let nothing =
+            || CaptureError::Unusable { path: self.path.clone(), detail: "it was not frozen".into() };
+        let (frozen, metadata, marks) = self.frozen.take().ok_or_else(nothing)?;
+        let (state, mtime_ns) = marks.combined();
+        let at = |error: CaptureError| error.at(&self.path);
+        let mut settled = true;
+        let taken = match frozen {
+            Frozen::Parent(parent, _) => {
+                let mut entry = self.entry(&metadata, parent.size, Some(state), mtime_ns);
+                entry.content = parent.content;
+                return Ok(Image { taken: None, entry, capture: self.capture.clone() });
+            }
+            Frozen::Taken(taken) => taken,
+            Frozen::Differences(retaken) => recorder.settle(retaken)?,
+            Frozen::Clone(file) => recorder.take(&mut ByPosition::new(&file)).map_err(at)?,
+            Frozen::Log { database, pages, .. } if pages.is_empty() => {
+                recorder.take(&mut ByPosition::new(&database)).map_err(at)?
+            }
+            Frozen::Log { database, log, pages } => {
+                recorder.take(&mut Merged::new(&database, &log, &pages)).map_err(at)?
+            }
+            Frozen::ToRollBack(copy) => {
+                settled = false;
+                let file = copy.roll_back().map_err(|detail| CaptureError::Unusable {
                     path: self.path.clone(),
                     detail: format!("its journal could not be rolled back in a copy: {detail}"),
                 })?;
-                let file = File::open(&copy).map_err(|error| CaptureError::io("read", &copy, error))?;
-                recorder.take(&mut ByPosition::new(&file)).map_err(|error| error.at(&self.path))?
+                recorder.take(&mut ByPosition::new(&file)).map_err(at)?
             }
         };
-        let entry = self.entry(name, &metadata, taken.bytes, state, mtime_ns);
-        Ok(Image { taken: Some(taken), entry, capture })
+        self.hold = None;
+        let entry = self.entry(&metadata, taken.bytes, settled.then_some(state), mtime_ns);
+        Ok(Image { taken: Some(taken), entry, capture: self.capture.clone() })
     }
 
-    fn entry(
+    fn may_clone(&self) -> bool {
+        matches!(self.options.hold, HoldMode::Auto | HoldMode::Reflink)
+    }
+
+    fn marks(&self) -> Result<Marks, CaptureError> {
+        Marks::of(&self.path, &self.sidecars).map_err(|error| CaptureError::io("stat", &self.path, error))
+    }
+
+    /// What the parent snapshot has, if by its marks the database is still that.
+    fn proven(
         &self,
-        name: &[u8],
-        metadata: &Metadata,
-        size: u64,
-        state: Option<FileState>,
-        mtime_ns: i64,
-    ) -> Entry {
+        marks: &Marks,
+        recorder: &mut dyn Recorder,
+    ) -> Result<Option<(Entry, Consistency)>, CaptureError> {
+        let Some(seen) = recorder.parent(&self.place)? else { return Ok(None) };
+        let quiet = marks.journal.is_none_or(|(journal, _)| journal.size == 0);
+        let (state, mtime_ns) = marks.combined();
+        let same = quiet && seen.entry.captured == Captured::Sqlite && seen.proves(&state, mtime_ns);
+        Ok(same.then_some((seen.entry, seen.consistency)))
+    }
+
+    fn entry(&self, metadata: &Metadata, size: u64, state: Option<FileState>, mtime_ns: i64) -> Entry {
         Entry {
             mtime_ns,
             size,
             captured: Captured::Sqlite,
             state,
             xattrs: attributes_of(&self.path),
-            ..bare_entry(name, metadata, EntryKind::File)
+            ..bare_entry(&self.name, metadata, EntryKind::File)
         }
     }
 
-    fn marks(&self) -> io::Result<Marks> {
-        let of = |path: &Path| match fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(|metadata| Some((file_id(&metadata), mtime_ns(&metadata)))),
-        };
-        let metadata = fs::metadata(&self.path)?;
-        let mut change_counter = [0; 4];
-        // A database shorter than its header has committed nothing yet.
-        if let Err(error) = open_file(&self.path)?.read_exact_at(&mut change_counter, 24)
-            && error.kind() != io::ErrorKind::UnexpectedEof
-        {
-            return Err(error);
-        }
-        Ok(Marks {
-            change_counter,
-            database: file_id(&metadata),
-            mtime_ns: mtime_ns(&metadata),
-            log: of(&self.sidecars.wal)?,
-            journal: of(&self.sidecars.journal)?,
-        })
-    }
-}
-
-impl Marks {
-    /// One state for database and log together: any change of either shows in it.
-    fn combined(&self) -> (FileState, i64) {
-        let mut state = self.database;
-        let mut mtime_ns = self.mtime_ns;
-        if let Some((log, log_mtime_ns)) = self.log.filter(|(log, _)| log.size > 0) {
-            state.size += log.size;
-            state.ctime_ns = state.ctime_ns.max(log.ctime_ns);
-            mtime_ns = mtime_ns.max(log_mtime_ns);
-        }
-        (state, mtime_ns)
-    }
-
-    /// Touched so recently that a further change might not show.
-    fn is_racy(&self) -> bool {
-        // A time in the future says nothing: the change time beside it does.
-        let tick = TICK.as_nanos() as i64;
-        let near = |time: i64| (now_ns() - time).abs() < tick;
-        near(self.combined().0.ctime_ns) || near(self.combined().1)
-    }
-}
-
-fn now_ns() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
-}
-
-impl HeldDatabase<'_, '_> {
-    /// Reads the database; `None` if nothing holds it and it changed meanwhile.
-    pub fn read(
+    /// What is frozen, or why it has to be tried again.
+    fn freeze_held(
         &mut self,
-        rehearsal: Option<&Rehearsal>,
+        hold: &SqliteHold,
         recorder: &mut dyn Recorder,
-    ) -> Result<Option<Unsettled>, CaptureError> {
-        let path = &self.database.path;
-        let fail = |error| CaptureError::io("read", path, error);
-        let marks = self.database.marks().map_err(fail)?;
-        let racy = marks.is_racy();
-        let metadata = self.hold.database().metadata().map_err(fail)?;
-        let (state, mtime_ns) = marks.combined();
-        let (reading, state) = match &self.hold {
-            SqliteHold::Rollback { database } => {
-                (read_held(database, &marks, rehearsal, recorder, path)?, Some(state))
-            }
-            SqliteHold::HotJournal { .. } => match self.copy_to_roll_back()? {
-                Some(reading) => (reading, None),
-                None => return Ok(None),
-            },
-            SqliteHold::Wal { database, .. } => (self.read_merged(database, recorder)?, Some(state)),
-            SqliteHold::Unlocked { database, wal_mode } => {
-                let hot = !wal_mode && self.database.sidecars.has_hot_journal().map_err(fail)?;
-                let reading = if hot {
-                    let Some(reading) = self.copy_to_roll_back()? else { return Ok(None) };
-                    (reading, None)
-                } else {
-                    (self.read_merged(database, recorder)?, Some(state))
-                };
-                let after = self.database.marks().map_err(fail)?;
-                if !self.database.options.cold && (after != marks || racy) {
-                    return Ok(None);
-                }
-                reading
-            }
+        go_on: GoOn<'_>,
+    ) -> Result<Result<(Frozen, Metadata, Marks), &'static str>, CaptureError> {
+        let fail = |error: io::Error| match error.kind() {
+            io::ErrorKind::TimedOut => CaptureError::HeldTooLong,
+            _ => CaptureError::io("read", &self.path, error),
         };
-        if !self.hold.still_holds(path).map_err(fail)? {
-            return Ok(None);
-        }
-        let capture = Capture { consistency: self.consistency(), writer_pause: Duration::ZERO };
-        Ok(Some(Unsettled { reading, metadata, state, mtime_ns, capture }))
-    }
-
-    /// Lets writers go on, and notes how long they had to wait.
-    pub fn release(self, mut unsettled: Unsettled) -> Unsettled {
-        let waits = matches!(self.hold, SqliteHold::Rollback { .. } | SqliteHold::HotJournal { .. });
-        drop(self.hold);
-        if waits {
-            unsettled.capture.writer_pause = self.since.elapsed();
-        }
-        unsettled
-    }
-
-    /// Nobody can write the database now, so that it can be read through its own name.
-    pub fn excludes_writers(&self) -> bool {
-        matches!(self.hold, SqliteHold::Rollback { .. })
-    }
-
-    fn consistency(&self) -> Consistency {
-        match self.hold {
-            _ if self.database.options.cold => Consistency::Cold,
+        let marks = self.marks()?;
+        let racy = marks.is_racy();
+        let metadata = hold.database().metadata().map_err(fail)?;
+        let mut consistency = match hold {
+            _ if self.options.cold => Consistency::Cold,
             SqliteHold::Unlocked { .. } => Consistency::Optimistic,
             _ => Consistency::Locked,
+        };
+        let is_hot = || match hold {
+            SqliteHold::HotJournal { .. } => Ok(true),
+            SqliteHold::Unlocked { wal_mode: false, .. } => self.sidecars.has_hot_journal().map_err(fail),
+            _ => Ok(false),
+        };
+        let frozen = if let Some((entry, consistency)) = self.proven(&marks, recorder)? {
+            Frozen::Parent(Box::new(entry), consistency)
+        } else if is_hot()? {
+            let below = &self.options.temporary_directory;
+            match RollbackCopy::make(hold.database(), &self.sidecars.journal, below, go_on).map_err(fail)? {
+                Some(copy) => Frozen::ToRollBack(copy),
+                // Whoever it belonged to is alive.
+                None => return Ok(Err("a journal that was to be rolled back went away")),
+            }
+        } else if let SqliteHold::Rollback { database } = hold {
+            match self.freeze_rollback(database, &marks, recorder, go_on)? {
+                Some(frozen) => frozen,
+                None => return Ok(Err("it was being written")),
+            }
+        } else {
+            self.freeze_merged(hold, &marks, recorder)?
+        };
+        if matches!(hold, SqliteHold::WalIdle { .. } | SqliteHold::Unlocked { .. }) && !self.options.cold {
+            let after = self.marks()?;
+            let idle = matches!(hold, SqliteHold::WalIdle { .. });
+            let same = if idle { after.only_appended_since(&marks) } else { after == marks };
+            if racy || !same {
+                return Ok(Err("it changed while it was read, and no lock reaches its writers"));
+            }
         }
+        match &frozen {
+            Frozen::Clone(_) => consistency = Consistency::Reflinked,
+            Frozen::Parent(_, recorded) => consistency = *recorded,
+            _ => {}
+        }
+        self.capture.consistency = consistency;
+        Ok(Ok((frozen, metadata, marks)))
     }
 
-    /// Reads database and log as one image. Where the log holds no commit, the database is the image.
-    fn read_merged(&self, database: &File, recorder: &mut dyn Recorder) -> Result<Reading, CaptureError> {
-        let fail = |error| CaptureError::io("read", &self.database.path, error);
-        let log = match open_file(&self.database.sidecars.wal) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            other => {
-                Some(other.map_err(|error| CaptureError::io("read", &self.database.sidecars.wal, error))?)
+    /// With writers kept out: a clone, the rehearsal where nothing changed since, else what differs from it. `None` if
+    /// catching up without the lock is worth a try.
+    fn freeze_rollback(
+        &mut self,
+        database: &File,
+        marks: &Marks,
+        recorder: &mut dyn Recorder,
+        go_on: GoOn<'_>,
+    ) -> Result<Option<Frozen>, CaptureError> {
+        if let Some(space) = &self.clones {
+            match space.clone_of(database) {
+                Ok(clone) => return Ok(Some(Frozen::Clone(clone))),
+                Err(error) if self.options.hold == HoldMode::Reflink => {
+                    return Err(CaptureError::io("clone", &self.path, error));
+                }
+                // The rehearsal is made up for, and the locks must do.
+                Err(_) => {
+                    self.clones = None;
+                    return Ok(None);
+                }
             }
+        }
+        let rehearsal = self.rehearsal.as_ref();
+        if let Some(rehearsal) = rehearsal {
+            if rehearsal.marks == *marks && !rehearsal.racy {
+                return Ok(Some(Frozen::Taken(rehearsal.taken.clone())));
+            }
+            // Between two commits there is room for a pass: the next hold may find nothing new.
+            if self.catch_ups < CATCH_UPS && rehearsal.commit_every > rehearsal.lasted {
+                self.catch_ups += 1;
+                return Ok(None);
+            }
+        }
+        let earlier = rehearsal.map(|rehearsal| &rehearsal.taken);
+        let retaken = recorder.retake(earlier, database, go_on).map_err(|error| error.at(&self.path))?;
+        Ok(Some(Frozen::Differences(retaken)))
+    }
+
+    /// Database and log as one image; where the log holds no commit, the database is the image.
+    fn freeze_merged(
+        &self,
+        hold: &SqliteHold,
+        marks: &Marks,
+        recorder: &mut dyn Recorder,
+    ) -> Result<Frozen, CaptureError> {
+        let fail = |error| CaptureError::io("read", &self.path, error);
+        let log = match open_file(&self.sidecars.wal) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other.map_err(|error| CaptureError::io("read", &self.sidecars.wal, error))?),
         };
         if let Some(log) = log {
             let pages = CommittedPages::read(&log).map_err(fail)?;
+            let database = hold.database();
+            if matches!(hold, SqliteHold::Wal { .. }) {
+                let database = database.try_clone().map_err(fail)?;
+                return Ok(Frozen::Log { database, log, pages });
+            }
             if !pages.is_empty() {
                 let taken = recorder.take(&mut Merged::new(database, &log, &pages));
-                return taken.map(Reading::Whole).map_err(|error| error.at(&self.database.path));
+                return taken.map(Frozen::Taken).map_err(|error| error.at(&self.path));
             }
         }
-        let taken = recorder.take(&mut ByPosition::new(database));
-        taken.map(Reading::Whole).map_err(|error| error.at(&self.database.path))
-    }
-
-    /// `None` if the journal has gone meanwhile: whoever it belonged to is alive.
-    fn copy_to_roll_back(&self) -> Result<Option<Reading>, CaptureError> {
-        let copy = || -> io::Result<Option<tempfile::TempDir>> {
-            let directory = tempfile::Builder::new()
-                .prefix("icecore-rollback-")
-                .tempdir_in(&self.database.options.temporary_directory)?;
-            copy_file(self.hold.database(), &directory.path().join("copy"))?;
-            let journal = match open_file(&self.database.sidecars.journal) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                other => other?,
-            };
-            copy_file(&journal, &directory.path().join("copy-journal"))?;
-            Ok(Some(directory))
-        };
-        let copied = copy().map_err(|error| CaptureError::io("copy", &self.database.path, error))?;
-        Ok(copied.map(Reading::ToRollBack))
-    }
-}
-
-/// With writers kept out: the rehearsal as it is where nothing changed since, else what differs from it.
-fn read_held(
-    database: &File,
-    marks: &Marks,
-    rehearsal: Option<&Rehearsal>,
-    recorder: &mut dyn Recorder,
-    path: &Path,
-) -> Result<Reading, CaptureError> {
-    match rehearsal {
-        Some(rehearsal) if rehearsal.marks == *marks && !rehearsal.racy => {
-            Ok(Reading::Whole(rehearsal.taken.clone()))
+        if let Some(rehearsal) = &self.rehearsal
+            && rehearsal.marks == *marks
+            && !rehearsal.racy
+        {
+            return Ok(Frozen::Taken(rehearsal.taken.clone()));
         }
-        Some(rehearsal) => {
-            let retaken = recorder
-                .retake(&rehearsal.taken, &mut ByPosition::new(database))
-                .map_err(|error| error.at(path))?;
-            Ok(Reading::Differences(retaken))
-        }
-        None if marks.database.size < 2 * SMALL_BYTES => {
-            let mut bytes = Vec::with_capacity(usize::try_from(marks.database.size).unwrap_or(0));
-            let read = ByPosition::new(database).read_to_end(&mut bytes);
-            read.map_err(|error| CaptureError::io("read", path, error))?;
-            Ok(Reading::Small(bytes))
-        }
-        None => {
-            recorder.take(&mut ByPosition::new(database)).map(Reading::Whole).map_err(|error| error.at(path))
-        }
+        let taken = recorder.take(&mut ByPosition::new(hold.database()));
+        taken.map(Frozen::Taken).map_err(|error| error.at(&self.path))
     }
-}
-
-fn copy_file(from: &File, to: &Path) -> io::Result<()> {
-    let mut target = File::create_new(to)?;
-    io::copy(&mut ByPosition::new(from), &mut target)?;
-    target.flush()
-}
-
-/// Opening the copy makes SQLite roll its journal back.
-fn roll_back(copy: &Path) -> Result<(), rusqlite::Error> {
-    let connection = rusqlite::Connection::open(copy)?;
-    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-    connection.close().map_err(|(_, error)| error)
-}
-
-/// Reads a file from its beginning without moving a shared file offset.
-pub struct ByPosition<'f> {
-    file: &'f File,
-    at: u64,
-}
-
-impl<'f> ByPosition<'f> {
-    pub fn new(file: &'f File) -> Self {
-        Self { file, at: 0 }
-    }
-}
-
-impl Read for ByPosition<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
-/// Captures a source that is one database.
-pub fn capture(
-    path: &Path,
-    options: &CaptureOptions,
-    recorder: &mut dyn Recorder,
-) -> Result<Capture, CaptureError> {
-    let metadata = fs::metadata(path).map_err(|error| CaptureError::io("stat", path, error))?;
-    if !metadata.is_file() {
-        return Err(CaptureError::WrongKind { path: path.to_owned(), expected: "file" });
-    }
-    let name = path.file_name().map(|name| name.as_bytes().to_owned()).unwrap_or_default();
-    let image = Database::new(path, options)?.capture(&name, b"", recorder)?;
-    recorder.add(image.entry, image.taken)?;
-    Ok(image.capture)
 }

@@ -3,9 +3,14 @@
 mod capture;
 mod header;
 mod judge;
+mod marks;
+mod scratch_copy;
+mod source;
 mod write_ahead_log;
 
-pub use capture::{ByPosition, Database, Image, capture};
+pub use capture::DatabaseCapture;
 pub use header::MAGIC;
 pub use judge::{escape, judge_database};
+pub use scratch_copy::ByPosition;
+pub use source::DatabaseSource;
 pub use write_ahead_log::{CommittedPages, Merged};

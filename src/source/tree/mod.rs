@@ -4,9 +4,11 @@ mod attributes;
 mod excludes;
 mod log_file;
 mod regular;
+mod snapshot;
 mod sparse;
 mod walk;
 
 pub use attributes::{attributes_of, bare_entry, directory_entry, file_entry};
 pub use excludes::Excludes;
-pub use walk::{Walk, capture, root_name};
+pub use snapshot::snapshot_of;
+pub use walk::{Walk, capture};

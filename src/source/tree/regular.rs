@@ -5,6 +5,7 @@ use super::log_file::{is_line_log, whole_records};
 use super::sparse::{Ranges, segments};
 use crate::format::{Entry, NoteReason, Segment};
 use crate::source::interface::{Capture, CaptureError, CaptureOptions, Recorder, Taken, file_id, mtime_ns};
+use crate::source::moment::capture_alone;
 use crate::source::sqlite;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -44,9 +45,8 @@ impl Regular<'_> {
         if databases && self.is_database() {
             // The real name: SQLite's sidecars are looked for beside it.
             let real = fs::read_link(self.path).unwrap_or_else(|_| self.path.to_owned());
-            let image = sqlite::Database::new(&real, options)?.capture(self.name, self.relative, recorder)?;
-            recorder.add(image.entry, image.taken)?;
-            return Ok(Recorded::Database(image.capture));
+            let found = sqlite::DatabaseSource::found(&real, self.name, self.relative, options)?;
+            return Ok(Recorded::Database(capture_alone(Box::new(found), recorder, options)?));
         }
         let mut last_try = None;
         for attempt in 1..=TRIES {

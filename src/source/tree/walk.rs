@@ -3,10 +3,11 @@
 use super::attributes::{bare_entry, directory_entry, file_entry, own_attributes_of};
 use super::excludes::Excludes;
 use super::regular::{Recorded, Regular};
+use super::snapshot::snapshot_of;
 use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
 use crate::hold::{Sidecars, open_directory, open_file_at};
 use crate::source::interface::{
-    Capture, CaptureError, CaptureOptions, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns,
+    Capture, CaptureError, CaptureOptions, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns, now_ns,
 };
 use nix::dir::Dir;
 use nix::fcntl::readlinkat;
@@ -35,31 +36,44 @@ pub fn capture(
     options: &CaptureOptions,
     recorder: &mut dyn Recorder,
 ) -> Result<Capture, CaptureError> {
-    let metadata = fs::metadata(&spec.path).map_err(|error| CaptureError::io("stat", &spec.path, error))?;
-    let mut walk = Walk::new(spec, options, recorder)?;
-    let name = root_name(&spec.path);
-    if metadata.is_dir() {
-        let directory =
-            open_directory(&spec.path).map_err(|error| CaptureError::io("open", &spec.path, error))?;
-        walk.recorder.enter(&name)?;
-        walk.contents(&directory)?;
-        let entry = directory_entry(&name, &metadata, &spec.path);
-        walk.recorder.leave(entry)?;
-    } else {
-        let parent =
-            spec.path.canonicalize().map_err(|error| CaptureError::io("resolve", &spec.path, error))?;
-        let parent = parent.parent().unwrap_or(Path::new("/"));
-        let directory = open_directory(parent).map_err(|error| CaptureError::io("open", parent, error))?;
-        let real =
-            spec.path.canonicalize().ok().and_then(|path| Some(path.file_name()?.as_bytes().to_owned()));
-        walk.entry(&directory, &real.unwrap_or(name), &mut HashSet::new())?;
+    let path = spec.read_path();
+    let metadata = fs::metadata(path).map_err(|error| CaptureError::io("stat", path, error))?;
+    let real = path.canonicalize().map_err(|error| CaptureError::io("resolve", path, error))?;
+    if metadata.is_dir()
+        && let Some(snapshot) = snapshot_of(&real, options)?
+    {
+        let point_ns = now_ns();
+        let cold = CaptureOptions { cold: true, ..options.clone() };
+        let capture = directory(spec, &snapshot.path(), &cold, recorder)?;
+        return Ok(Capture { consistency: Consistency::FsSnapshot, point_ns, ..capture });
     }
+    if metadata.is_dir() {
+        return directory(spec, path, options, recorder);
+    }
+    let mut walk = Walk::new(spec, options, recorder)?;
+    let parent = real.parent().unwrap_or(Path::new("/"));
+    let directory = open_directory(parent).map_err(|error| CaptureError::io("open", parent, error))?;
+    let name = real.file_name().map_or_else(|| spec.entry_name(), |name| name.as_bytes().to_owned());
+    walk.entry(&directory, &name, &mut HashSet::new())?;
     Ok(walk.finish())
 }
 
-/// What a source's own entry is called; `/` itself has no name of its own.
-pub fn root_name(path: &Path) -> Vec<u8> {
-    path.file_name().map_or_else(|| b"root".to_vec(), |name| name.as_bytes().to_owned())
+/// Captures a directory from where it can be read.
+fn directory(
+    spec: &SourceSpec,
+    path: &Path,
+    options: &CaptureOptions,
+    recorder: &mut dyn Recorder,
+) -> Result<Capture, CaptureError> {
+    let fail = |error| CaptureError::io("open", path, error);
+    let metadata = fs::metadata(path).map_err(fail)?;
+    let opened = open_directory(path).map_err(fail)?;
+    let name = spec.entry_name();
+    let mut walk = Walk::new(spec, options, recorder)?;
+    walk.recorder.enter(&name)?;
+    walk.contents(&opened)?;
+    walk.recorder.leave(directory_entry(&name, &metadata, path))?;
+    Ok(walk.finish())
 }
 
 impl<'a> Walk<'a> {
@@ -84,7 +98,7 @@ impl<'a> Walk<'a> {
 
     /// How it went, databases on the way included.
     pub fn finish(self) -> Capture {
-        self.capture
+        Capture { point_ns: now_ns(), ..self.capture }
     }
 
     /// Records everything that an open directory holds.

@@ -1,0 +1,147 @@
+//! Read-only snapshots of btrfs subvolumes.
+//!
+//! Structures and numbers are those of the kernel's `include/uapi/linux/btrfs.h`.
+
+use super::no_atime::open_directory;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc::c_char;
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// The inode number of every subvolume's root (`BTRFS_FIRST_FREE_OBJECTID`).
+const ROOT_INODE: u64 = 256;
+const READ_ONLY: u64 = 1 << 1;
+/// What our private directories are called, and the snapshot in each.
+const PREFIX: &str = ".icecore-snapshot-";
+const NAME: &str = "source";
+
+#[repr(C)]
+struct VolumeArguments {
+    fd: i64,
+    name: [c_char; 4088],
+}
+
+#[repr(C)]
+struct VolumeArgumentsV2 {
+    fd: i64,
+    transaction: u64,
+    flags: u64,
+    unused: [u64; 4],
+    name: [c_char; 4040],
+}
+
+nix::ioctl_write_ptr!(snapshot_destroy, 0x94, 15, VolumeArguments);
+nix::ioctl_write_ptr!(snapshot_create, 0x94, 23, VolumeArgumentsV2);
+
+/// A read-only snapshot in a private directory, removed when this is dropped. One that a crash left is removed by
+/// `remove_stale`: its directory is no longer locked.
+pub struct SubvolumeSnapshot {
+    directory: PathBuf,
+    _alive: Flock<OwnedFd>,
+}
+
+/// The directory is the root of a btrfs subvolume.
+pub fn is_subvolume(path: &Path) -> bool {
+    let Ok(directory) = open_directory(path).map(File::from) else { return false };
+    let is_btrfs = fstatfs(&directory).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC);
+    is_btrfs && directory.metadata().is_ok_and(|metadata| metadata.ino() == ROOT_INODE)
+}
+
+impl SubvolumeSnapshot {
+    /// Snapshots the subvolume at `source` into the first of `directories` that takes it; none may lie inside `source`.
+    pub fn create(source: &Path, directories: &[&Path]) -> io::Result<Self> {
+        let subvolume = open_directory(source)?;
+        let mut failure = io::Error::from(io::ErrorKind::NotFound);
+        for beside in directories.iter().filter(|directory| !directory.starts_with(source)) {
+            match Self::create_in(&subvolume, beside) {
+                Ok(snapshot) => return Ok(snapshot),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    fn create_in(subvolume: &OwnedFd, beside: &Path) -> io::Result<Self> {
+        let is_btrfs =
+            |place: &OwnedFd| fstatfs(place).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC);
+        if !is_btrfs(&open_directory(beside)?) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let directory = beside.join(format!("{PREFIX}{}-{}", std::process::id(), subvolume.as_raw_fd()));
+        fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        let made = open_directory(&directory).and_then(|place| {
+            let alive = Flock::lock(place, FlockArg::LockExclusiveNonblock)
+                .map_err(|(_, errno)| io::Error::from(errno))?;
+            let arguments = VolumeArgumentsV2 {
+                fd: i64::from(subvolume.as_raw_fd()),
+                transaction: 0,
+                flags: READ_ONLY,
+                unused: [0; 4],
+                name: padded(NAME),
+            };
+            // SAFETY: the kernel reads one structure of this layout and keeps no pointer to it.
+            unsafe { snapshot_create(alive.as_fd().as_raw_fd(), &raw const arguments) }?;
+            Ok(alive)
+        });
+        match made {
+            Ok(alive) => Ok(Self { directory, _alive: alive }),
+            Err(error) => {
+                fs::remove_dir(&directory)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Where the source's files can be read as they were.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(NAME)
+    }
+
+    /// Removes what killed runs left in these directories.
+    pub fn remove_stale(directories: &[&Path]) {
+        for directory in directories {
+            let Ok(listing) = fs::read_dir(directory) else { continue };
+            let ours =
+                listing.flatten().filter(|item| item.file_name().to_string_lossy().starts_with(PREFIX));
+            for item in ours {
+                let locked = open_directory(&item.path())
+                    .ok()
+                    .and_then(|place| Flock::lock(place, FlockArg::LockExclusiveNonblock).ok());
+                if locked.is_some() {
+                    // What can't be removed now is tried again by the next run.
+                    let _ = remove(&item.path());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for SubvolumeSnapshot {
+    fn drop(&mut self) {
+        // Left behind it is removed by the next run.
+        let _ = remove(&self.directory);
+    }
+}
+
+fn remove(directory: &Path) -> io::Result<()> {
+    let place = open_directory(directory)?;
+    let arguments = VolumeArguments { fd: 0, name: padded(NAME) };
+    // SAFETY: the kernel reads one structure of this layout and keeps no pointer to it.
+    match unsafe { snapshot_destroy(place.as_raw_fd(), &raw const arguments) } {
+        Ok(_) | Err(Errno::ENOENT) => fs::remove_dir(directory),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn padded<const N: usize>(name: &str) -> [c_char; N] {
+    let mut field = [0; N];
+    for (slot, byte) in field.iter_mut().zip(name.bytes()) {
+        *slot = byte as c_char;
+    }
+    field
+}

@@ -1,0 +1,102 @@
+//! Lets go of locks when their time is over, also when whoever took them hangs in a read.
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use std::fs::File;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Descriptors through which locks are held. They share their open file description with the holder's own, so that
+/// unlocking here unlocks there (`F_OFD_SETLK` in fcntl(2)).
+pub struct Grip {
+    files: Vec<File>,
+}
+
+impl Grip {
+    pub(super) fn new(files: Vec<File>) -> Self {
+        Self { files }
+    }
+
+    fn let_go(&self) {
+        let everything = libc::flock {
+            l_type: libc::F_UNLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        for file in &self.files {
+            // Unlocking can't fail on a descriptor that is open.
+            let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&everything));
+        }
+    }
+}
+
+/// What the holder and the watchdog agree upon.
+#[derive(Default)]
+struct Agreement {
+    /// The holder was done in time.
+    done: bool,
+    /// The locks were taken away.
+    fired: bool,
+}
+
+/// A thread that unlocks at a given time unless it is told before that all is done.
+pub struct Watchdog {
+    shared: Arc<(Mutex<Agreement>, Condvar)>,
+    at: Instant,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    /// Watches over locks that were just taken.
+    pub fn start(grips: Vec<Grip>, limit: Duration) -> Self {
+        let at = Instant::now() + limit;
+        let shared: Arc<(Mutex<Agreement>, Condvar)> = Arc::default();
+        let theirs = Arc::clone(&shared);
+        let thread = (!grips.is_empty()).then(|| std::thread::spawn(move || watch(&theirs, at, &grips)));
+        Self { shared, at, thread }
+    }
+
+    /// The time is over: what is read from now on is worth nothing.
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.at || self.agreement(|agreement| agreement.fired)
+    }
+
+    /// Ends the watch; `false` if the locks had been taken away.
+    pub fn stop(self) -> bool {
+        self.agreement(|agreement| {
+            agreement.done = true;
+            !agreement.fired
+        })
+    }
+
+    fn agreement<T>(&self, use_it: impl FnOnce(&mut Agreement) -> T) -> T {
+        use_it(&mut self.shared.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.agreement(|agreement| agreement.done = true);
+        self.shared.1.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // It holds nothing but the grips, which go with it.
+            drop(thread.join());
+        }
+    }
+}
+
+fn watch(shared: &(Mutex<Agreement>, Condvar), at: Instant, grips: &[Grip]) {
+    let mut agreement = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+    while !agreement.done {
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            agreement.fired = true;
+            grips.iter().for_each(Grip::let_go);
+            return;
+        }
+        agreement = shared.1.wait_timeout(agreement, left).unwrap_or_else(PoisonError::into_inner).0;
+    }
+}

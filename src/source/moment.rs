@@ -1,0 +1,243 @@
+//! Takes staged captures to their moment: rehearses all, holds together those that fit, and one after another the rest.
+
+use super::interface::{Capture, CaptureError, CaptureOptions, GoOn, Recorder, now_ns};
+use super::staged::{Freeze, Holding, Staged};
+use crate::hold::{Grip, Watchdog};
+use std::time::{Duration, Instant};
+
+/// Bounds of `max_hold = auto`: twice what the rehearsal says, but not less, nor more. Chroma's writers wait 1000 s.
+const HOLD_LEAST: Duration = Duration::from_secs(5);
+const HOLD_MOST: Duration = Duration::from_secs(60);
+/// How often a state is completed anew, and the pause before, which grows with each.
+const TRIES: u32 = 8;
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// How long some are held while another is waited for, and how long a common moment is looked for at all.
+const JOINT_PATIENCE: Duration = Duration::from_millis(500);
+const JOINT_WAIT: Duration = Duration::from_secs(10);
+
+/// A source on its way to its moment.
+pub struct Member<'m> {
+    pub staged: Box<dyn Staged + 'm>,
+    pub recorder: &'m mut dyn Recorder,
+    /// The longest that its writers may wait; `None` chooses by the rehearsal.
+    pub max_hold: Option<Duration>,
+}
+
+/// A source's capture, and which of the moments it belongs to (counted from 0, in order).
+pub struct Moment {
+    pub capture: Capture,
+    pub moment: u32,
+}
+
+/// The member that failed, by its place.
+pub struct Failed {
+    pub place: usize,
+    pub error: CaptureError,
+}
+
+/// Captures all members. Those that are held together share a moment number; all are held together if twice what they
+/// need fits into the shortest `max_hold`.
+pub fn capture_together(members: &mut [Member<'_>], options: &CaptureOptions) -> Result<Vec<Moment>, Failed> {
+    let mut expected = Vec::new();
+    for (place, member) in members.iter_mut().enumerate() {
+        expected.push(member.staged.rehearse(member.recorder).map_err(|error| Failed { place, error })?);
+    }
+    let fixed = members.iter().filter_map(|member| member.max_hold).min();
+    let total: Duration = expected.iter().sum();
+    let fits = 2 * total <= fixed.unwrap_or(HOLD_MOST);
+    let together = members.len() > 1 && fits && !options.cold;
+    let mut groups = Groups { members, expected, done: Vec::new(), next_moment: 0 };
+    let all: Vec<usize> = (0..groups.members.len()).collect();
+    let mut left = all.clone();
+    if together {
+        left = groups.capture(&all, JOINT_WAIT.min(options.lock_wait))?;
+    }
+    for place in left {
+        groups.capture(&[place], options.lock_wait)?;
+    }
+    groups.done.sort_by_key(|(place, _)| *place);
+    Ok(groups.done.into_iter().map(|(_, moment)| moment).collect())
+}
+
+/// Captures one source by itself.
+pub fn capture_alone(
+    staged: Box<dyn Staged + '_>,
+    recorder: &mut dyn Recorder,
+    options: &CaptureOptions,
+) -> Result<Capture, CaptureError> {
+    let mut members = [Member { staged, recorder, max_hold: options.max_hold }];
+    let done = capture_together(&mut members, options).map_err(|failed| failed.error)?;
+    let [Moment { capture, .. }] = done.try_into().map_err(|_| CaptureError::Interrupted)?;
+    Ok(capture)
+}
+
+struct Groups<'g, 'm> {
+    members: &'g mut [Member<'m>],
+    expected: Vec<Duration>,
+    done: Vec<(usize, Moment)>,
+    next_moment: u32,
+}
+
+/// Why a group wasn't held.
+enum Hindrance {
+    Busy { place: usize, waited: Duration, detail: &'static str },
+    Failed(Failed),
+}
+
+impl Groups<'_, '_> {
+    /// Captures these members at one moment. Returns those that must be captured alone: nothing holds them, or of
+    /// several all could not be held at once.
+    fn capture(&mut self, places: &[usize], patience: Duration) -> Result<Vec<usize>, Failed> {
+        let mut reason = (places.first().copied().unwrap_or(0), "");
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                std::thread::sleep(BACK_OFF * attempt);
+                for place in places {
+                    self.expected[*place] =
+                        self.with(*place, |staged, recorder| staged.rehearse(recorder))?;
+                }
+            }
+            let (grips, unheld) = match self.hold_all(places, patience) {
+                Ok(held) => held,
+                Err(Hindrance::Failed(failed)) => return Err(failed),
+                Err(Hindrance::Busy { .. }) if places.len() > 1 => return Ok(places.to_vec()),
+                Err(Hindrance::Busy { place, waited, detail }) => {
+                    let path = self.path(place);
+                    let error = CaptureError::Busy { path, waited, detail: detail.to_owned() };
+                    return Err(Failed { place, error });
+                }
+            };
+            let alone = places.len() == 1;
+            let frozen: Vec<usize> =
+                places.iter().copied().filter(|place| alone || !unheld.contains(place)).collect();
+            match self.freeze_all(&frozen, grips)? {
+                Ok(point_ns) => {
+                    self.record_all(&frozen, point_ns)?;
+                    return Ok(if alone { Vec::new() } else { unheld });
+                }
+                Err(again) => reason = again,
+            }
+        }
+        let (place, why) = reason;
+        let detail = format!("{why}, {TRIES} times");
+        Err(Failed { place, error: CaptureError::KeptChanging { path: self.path(place), detail } })
+    }
+
+    fn path(&self, place: usize) -> std::path::PathBuf {
+        self.members.get(place).map(|member| member.staged.path().to_owned()).unwrap_or_default()
+    }
+
+    fn with<T>(
+        &mut self,
+        place: usize,
+        step: impl FnOnce(&mut dyn Staged, &mut dyn Recorder) -> Result<T, CaptureError>,
+    ) -> Result<T, Failed> {
+        let member = self.members.get_mut(place).ok_or(Failed { place, error: CaptureError::Interrupted })?;
+        step(&mut *member.staged, member.recorder).map_err(|error| Failed { place, error })
+    }
+
+    /// All or none: while one of several is waited for, the others are held only for a short time, or an application
+    /// that writes two databases in one go would wait for us while we wait for it.
+    fn hold_all(
+        &mut self,
+        places: &[usize],
+        patience: Duration,
+    ) -> Result<(Vec<Grip>, Vec<usize>), Hindrance> {
+        let started = Instant::now();
+        let mut order = places.to_vec();
+        loop {
+            let (mut grips, mut unheld) = (Vec::new(), Vec::new());
+            let mut busy = None;
+            for (turn, place) in order.iter().copied().enumerate() {
+                let left = patience.saturating_sub(started.elapsed());
+                let patience = if turn == 0 { left } else { left.min(JOINT_PATIENCE) };
+                let held = self.with(place, |staged, recorder| {
+                    let go_on = || recorder.check().is_ok();
+                    let holding = staged.hold(patience, &go_on)?;
+                    recorder.check()?;
+                    Ok(holding)
+                });
+                match held.map_err(Hindrance::Failed)? {
+                    Holding::Held(grip) => grips.extend(grip),
+                    Holding::Unheld => unheld.push(place),
+                    Holding::Busy(detail) => {
+                        busy = Some((place, detail));
+                        break;
+                    }
+                }
+            }
+            let Some((place, detail)) = busy else { return Ok((grips, unheld)) };
+            self.release_all(places);
+            if started.elapsed() >= patience {
+                return Err(Hindrance::Busy { place, waited: started.elapsed(), detail });
+            }
+            // The busiest first: its gaps are the rarest.
+            order.retain(|other| *other != place);
+            order.insert(0, place);
+        }
+    }
+
+    fn release_all(&mut self, places: &[usize]) {
+        for place in places {
+            if let Some(member) = self.members.get_mut(*place) {
+                member.staged.release();
+            }
+        }
+    }
+
+    /// The moment's time, or who has to begin again and why. Everything is released in the end.
+    fn freeze_all(
+        &mut self,
+        places: &[usize],
+        grips: Vec<Grip>,
+    ) -> Result<Result<i64, (usize, &'static str)>, Failed> {
+        let limit = self.limit(places);
+        let since = Instant::now();
+        let watchdog = (!grips.is_empty()).then(|| Watchdog::start(grips, limit));
+        let in_time = || watchdog.as_ref().is_none_or(|watchdog| !watchdog.is_over());
+        let mut outcome = Ok(Ok(now_ns()));
+        for place in places {
+            let go_on: GoOn<'_> = &in_time;
+            match self.with(*place, |staged, recorder| staged.freeze(recorder, go_on)) {
+                Ok(Freeze::Complete) => outcome = Ok(Ok(now_ns())),
+                Ok(Freeze::Again(reason)) => outcome = Ok(Err((*place, reason))),
+                Err(failed) => outcome = Err(failed),
+            }
+            if !matches!(outcome, Ok(Ok(_))) {
+                break;
+            }
+        }
+        let in_time = watchdog.is_none_or(Watchdog::stop);
+        self.release_all(places);
+        let last = places.last().copied().unwrap_or(0);
+        match outcome {
+            Err(Failed { place, error: CaptureError::HeldTooLong }) => {
+                Err(self.too_slow(place, since, limit))
+            }
+            _ if !in_time => Err(self.too_slow(last, since, limit)),
+            other => other,
+        }
+    }
+
+    fn limit(&self, places: &[usize]) -> Duration {
+        let fixed = places.iter().filter_map(|place| self.members.get(*place)?.max_hold).min();
+        let expected: Duration = places.iter().filter_map(|place| self.expected.get(*place)).sum();
+        fixed.unwrap_or_else(|| (2 * expected).clamp(HOLD_LEAST, HOLD_MOST))
+    }
+
+    fn too_slow(&self, place: usize, since: Instant, limit: Duration) -> Failed {
+        let expected = self.expected.get(place).copied().unwrap_or_default();
+        let (path, held) = (self.path(place), since.elapsed());
+        Failed { place, error: CaptureError::TooSlow { path, held, limit, expected } }
+    }
+
+    fn record_all(&mut self, places: &[usize], point_ns: i64) -> Result<(), Failed> {
+        let moment = self.next_moment;
+        self.next_moment += 1;
+        for place in places {
+            let capture = self.with(*place, |staged, recorder| staged.record(recorder))?;
+            self.done.push((*place, Moment { capture: Capture { point_ns, ..capture }, moment }));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,40 @@
+//! A capture in steps, so that several sources can be held at one moment.
+
+use super::interface::{Capture, CaptureError, GoOn, Recorder};
+use crate::hold::Grip;
+use std::path::Path;
+use std::time::Duration;
+
+/// The answer to an attempt to hold.
+pub enum Holding {
+    /// The state can't change any more; the grip is there where writers wait meanwhile.
+    Held(Option<Grip>),
+    /// No lock keeps writers out: the state is compared before and after reading, alone.
+    Unheld,
+    /// Somebody is writing; what they are doing, as far as the locks tell.
+    Busy(&'static str),
+}
+
+/// The answer to an attempt to complete the state.
+pub enum Freeze {
+    Complete,
+    /// Let go, rehearse again and try again, because of this.
+    Again(&'static str),
+}
+
+/// A source whose capture goes in steps: rehearse, hold, freeze, release, record. Each `Again` goes back to the first.
+pub trait Staged {
+    /// What is held, for messages.
+    fn path(&self) -> &Path;
+    /// Reads without any lock what can be read before. Returns how long the hold is expected to last at most.
+    fn rehearse(&mut self, recorder: &mut dyn Recorder) -> Result<Duration, CaptureError>;
+    /// Tries for `patience` to hold the source still.
+    fn hold(&mut self, patience: Duration, go_on: &dyn Fn() -> bool) -> Result<Holding, CaptureError>;
+    /// Completes the state: reads, clones or notes what the rehearsal lacks. Returns soon once `go_on` says no, with
+    /// `HeldTooLong`.
+    fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError>;
+    /// Lets writers go on.
+    fn release(&mut self);
+    /// Records what was frozen.
+    fn record(&mut self, recorder: &mut dyn Recorder) -> Result<Capture, CaptureError>;
+}
