@@ -37,10 +37,10 @@ while True:
     else: c.execute("COMMIT")
 "#;
 
-struct Writer(Child);
+pub struct Writer(Child);
 
 impl Writer {
-    fn start(database: &Path, mode: &str) -> Self {
+    pub fn start(database: &Path, mode: &str) -> Self {
         let mut command = Command::new("python3");
         command.args(["-c", WRITER]).arg(database).arg(mode).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -51,7 +51,7 @@ impl Writer {
     }
 
     /// It never failed: it is still running.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         assert!(self.0.try_wait().unwrap().is_none(), "the writer failed");
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -65,7 +65,7 @@ impl Drop for Writer {
 }
 
 /// One committed state: the sums agree; returns the number of commits in it.
-fn check(path: &Path) -> i64 {
+pub fn check(path: &Path) -> i64 {
     let connection = rusqlite::Connection::open(path).unwrap();
     let one = |query: &str| connection.query_row(query, [], |row| row.get::<_, i64>(0)).unwrap();
     let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();

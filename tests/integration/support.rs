@@ -163,6 +163,43 @@ pub fn is_root() -> bool {
     root
 }
 
+/// A loop-mounted file system of its own, unmounted at the end.
+pub struct Mounted {
+    pub path: PathBuf,
+}
+
+impl Mounted {
+    /// Makes and mounts one below the scratch directory; `None` (said, and a failure in CI) where that can't be.
+    pub fn new(scratch: &Scratch, kind: &str) -> Option<Self> {
+        let (program, arguments): (&str, &[&str]) = match kind {
+            "xfs" => ("mkfs.xfs", &["-q", "-m", "reflink=1"]),
+            "btrfs" => ("mkfs.btrfs", &["-q"]),
+            _ => ("mkfs.ext4", &["-q"]),
+        };
+        let there =
+            ["/sbin", "/usr/sbin"].iter().any(|directory| Path::new(directory).join(program).is_file());
+        if !is_root() {
+            return None;
+        }
+        if !there {
+            missing(&format!("{program} is not installed"));
+            return None;
+        }
+        let image = scratch.path(&format!("{kind}.img"));
+        std::fs::File::create(&image).unwrap().set_len(400 << 20).unwrap();
+        run(Command::new(program).env("PATH", "/sbin:/usr/sbin:/bin:/usr/bin").args(arguments).arg(&image));
+        let path = scratch.mkdir(kind);
+        run(Command::new("mount").args(["-o", "loop"]).args([&image, &path]));
+        Some(Self { path })
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.path).status());
+    }
+}
+
 /// The Python with the packages that `scripts/test` installs.
 pub fn python() -> Option<PathBuf> {
     let cache = std::env::var_os("ICECORE_TEST_CACHE").map(PathBuf::from);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Everything that `stat` tells, and the content.
-fn state(directory: &Path) -> Vec<String> {
+pub fn state(directory: &Path) -> Vec<String> {
     let mut paths: Vec<PathBuf> = files_below(directory);
     paths.push(directory.to_owned());
     paths
