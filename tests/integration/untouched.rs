@@ -1,7 +1,7 @@
 //! A capture leaves its source as it would have been without us, also when it is killed.
 
-use crate::support::{Scratch, files_below, has, run};
-use std::os::unix::fs::MetadataExt;
+use crate::support::{Scratch, files_below, has, is_root, missing, run};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -41,16 +41,20 @@ struct Service(std::process::Child);
 
 impl Service {
     fn start(directory: &Path, mode: &str) -> Self {
+        Self::start_by(Command::new("python3"), directory, "app.db", mode)
+    }
+
+    /// As the user that `python` runs as, with a database of that name.
+    fn start_by(mut python: Command, directory: &Path, database: &str, mode: &str) -> Self {
         let script = format!(
-            "import sqlite3,sys\nc=sqlite3.connect('app.db',isolation_level=None)\nc.execute('pragma journal_mode={mode}')\n\
-             c.execute('create table t(a,b)')\nfor i in range(300): c.execute('insert into t values(?,zeroblob(700))',(i,))\n\
+            "import sqlite3,sys\nc=sqlite3.connect('{database}',isolation_level=None)\nc.execute('pragma journal_mode={mode}')\n\
+             c.execute('create table if not exists t(a,b)')\nfor i in range(300): c.execute('insert into t values(?,zeroblob(700))',(i,))\n\
              print('ready',flush=True)\n\
              for line in sys.stdin: c.execute('insert into t values(1,2)'); print('written',flush=True)"
         );
-        let mut command = Command::new("python3");
-        command.args(["-c", &script]).current_dir(directory);
+        python.args(["-c", &script]).current_dir(directory);
         let mut child =
-            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+            python.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
         assert_eq!(Self::line(&mut child), "ready\n");
         Self(child)
     }
@@ -104,6 +108,55 @@ fn in_use_closed_and_crashed_databases_are_left_alone() {
         let before = state(&directory);
         scratch.backup(&["db=service/app.db"]);
         assert_eq!(state(&directory), before, "{mode}, closed");
+    }
+}
+
+/// Runs a program as a user, who may read and write the scratch directory's repository.
+fn by(user: u32, program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into(), program.into()]);
+    command
+}
+
+#[test]
+fn whoever_captures_the_service_writes_on() {
+    // Debian's own: another user can't run one that root installed for itself.
+    if !Path::new("/usr/bin/python3").is_file() || !has("setpriv") || !is_root() {
+        return missing("/usr/bin/python3, setpriv or root");
+    }
+    const OWNER: u32 = 12345;
+    for mode in ["delete", "wal"] {
+        for user in [0, OWNER, 65534] {
+            let scratch = Scratch::new();
+            scratch.init();
+            let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(scratch.directory.path(), everybody).unwrap();
+            let directory = scratch.mkdir("service");
+            chown(&directory, Some(OWNER), Some(OWNER)).unwrap();
+            run(Command::new("chown").args(["-R", &user.to_string()]).arg(scratch.path("repo")));
+            // A store that no collection was made in yet, captured as Chroma's.
+            let mut service = Service::start_by(by(OWNER, "/usr/bin/python3"), &directory, "chroma.sqlite3", mode);
+            service.write();
+            run(Command::new("chmod").args(["-R", "a+rX"]).arg(&directory));
+            for place in ["db=service/chroma.sqlite3", "tree=service", "store=service"] {
+                let before = state(&directory);
+                let kind = if place.starts_with("tree") { "tree=tree" } else { "store=chroma" };
+                let mut command = by(user, env!("CARGO_BIN_EXE_icecore"));
+                command.args(["backup", place, "--reread", "--validate", "quick", "--json"]);
+                if !place.starts_with("db") {
+                    command.args(["--kind", kind]);
+                }
+                command.current_dir(scratch.directory.path()).env("HOME", "/nonexistent");
+                let output = command.env("ICECORE_REPOSITORY", scratch.path("repo")).output().unwrap();
+                let said = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success(), "{mode}, {place} as {user}: {said}");
+                assert_eq!(state(&directory), before, "{mode}, {place} as {user}");
+                service.write();
+            }
+            let before = state(&directory);
+            let owners = before.iter().all(|line| line.contains(&format!("{OWNER}:{OWNER}")));
+            assert!(owners, "nothing there belongs to anybody else: {before:#?}");
+        }
     }
 }
 

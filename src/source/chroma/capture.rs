@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 /// How long a persist in flight is waited for under the hold; measured: it ends within 200 ms for small stores.
 const HELD_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long vector files are given to come to rest directly before the hold.
+const QUIET_WAIT: Duration = Duration::from_secs(1);
+
 /// A store on its way through a capture's steps.
 pub struct StoreCapture<'a> {
     spec: SourceSpec,
@@ -76,6 +79,10 @@ impl Staged for StoreCapture<'_> {
 
     fn hold(&mut self, patience: Duration, go_on: &dyn Fn() -> bool) -> Result<Holding, CaptureError> {
         self.wanted = None;
+        // What can be waited for now needn't be waited for by writers.
+        await_quiet(&self.store, QUIET_WAIT.min(patience), &|| {
+            if go_on() { Ok(()) } else { Err(CaptureError::Interrupted) }
+        })?;
         self.database.hold(patience, go_on)
     }
 
