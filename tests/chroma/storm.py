@@ -262,7 +262,8 @@ class Storm:
             "verdict": self.verify(store, begin, end) if store else None,
         }
         snapshot["broken"] = bool(store) and not snapshot["verdict"]["ok"]
-        if snapshot["broken"] and self.options.keep:
+        refused = store is None
+        if (snapshot["broken"] or refused) and self.options.keep:
             self.keep(number, store, {**snapshot, "begin": begin, "end": end, "document": document})
         shutil.rmtree(target, ignore_errors=True)
         return snapshot
@@ -307,11 +308,12 @@ class Storm:
             raise Failed(f"no verdict: {done.stdout}{done.stderr}") from error
 
     def keep(self, number, store, evidence):
-        """The store as captured, the writer's log, and all that was found."""
+        """The store as captured, unless it was refused, the writer's log, and all that was found."""
         name = f"{self.version}-{self.options.method}-{os.getpid()}-{number}"
         directory = Path(self.options.keep) / name
         directory.mkdir(parents=True)
-        shutil.copytree(store, directory / "store")
+        if store:
+            shutil.copytree(store, directory / "store")
         shutil.copy(self.service.log, directory / "log.jsonl")
         (directory / "verdict.json").write_text(json.dumps(evidence, indent=1) + "\n")
 
@@ -416,7 +418,7 @@ def parse_arguments():
     parser.add_argument("--warm-up", type=int, default=150, help="operations before the first capture [default: 150]")
     parser.add_argument("--between-ms", type=float, default=250, help="mean pause between captures [default: 250]")
     parser.add_argument("--dir", help="where the scratch directory goes [default: TMPDIR]")
-    parser.add_argument("--keep", metavar="DIR", help="keep broken captures here, with log and verdict")
+    parser.add_argument("--keep", metavar="DIR", help="keep broken captures here, with log and verdict; of refused ones, these two")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the JSON here too")
     options = parser.parse_args()
     if options.order != "directory" and not options.slow:
