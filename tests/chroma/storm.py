@@ -418,7 +418,7 @@ def parse_arguments():
     parser.add_argument("--warm-up", type=int, default=150, help="operations before the first capture [default: 150]")
     parser.add_argument("--between-ms", type=float, default=250, help="mean pause between captures [default: 250]")
     parser.add_argument("--dir", help="where the scratch directory goes [default: TMPDIR]")
-    parser.add_argument("--keep", metavar="DIR", help="keep broken captures here, with log and verdict; of refused ones, these two")
+    parser.add_argument("--keep", metavar="DIR", help="keep broken captures here, with log and verdict")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the JSON here too")
     options = parser.parse_args()
     if options.order != "directory" and not options.slow:
