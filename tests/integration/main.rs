@@ -10,6 +10,7 @@
 mod architecture;
 mod chroma_real;
 mod chroma_store;
+mod chroma_storm;
 mod command_line;
 mod concurrency;
 mod damage;
