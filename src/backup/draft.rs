@@ -130,6 +130,7 @@ fn one_source(
         notes: recording.notes,
         more_notes: recording.more_notes,
         collections: Vec::new(),
+        written_by: None,
     })
 }
 

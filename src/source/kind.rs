@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Raised whenever a check is added or sharpened, so that older proofs aren't inherited.
-pub const VALIDATOR_VERSION: u32 = 1;
+pub const VALIDATOR_VERSION: u32 = 2;
 
 /// Captures a source. Nothing is written into it.
 pub fn capture(

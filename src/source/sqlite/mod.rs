@@ -7,5 +7,5 @@ mod write_ahead_log;
 
 pub use capture::{ByPosition, Database, Image, capture};
 pub use header::MAGIC;
-pub use judge::{escape, judge_database};
+pub use judge::{escape, judge_copy, judge_database};
 pub use write_ahead_log::{CommittedPages, Merged};

@@ -1,0 +1,392 @@
+//! Reads the two shapes of `index_metadata.pickle` as a stream of dictionary entries, and executes nothing.
+//!
+//! 1.x writes one dictionary of dictionaries (serde-pickle, protocol 3), the Python versions a `PersistentData` object
+//! with such a dictionary as its state (protocols 4 and 5). Opcodes are those of Python's `pickletools`; all that Chroma
+//! doesn't need are refused.
+
+use super::pickle_input::Input;
+use super::pickle_memo::{Memo, Remembered};
+use super::trouble::{Outcome, Trouble};
+use super::window::Window;
+use crate::source::interface::ReadAt;
+use std::path::Path;
+
+/// Longer ids are refused.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
+const MAX_STACK: usize = 64;
+const MAX_MARKS: usize = 8;
+/// Items above a mark that wait for an opcode that may take them: the dictionary, key and value of a `SETITEM`, evened
+/// up. Pairs below them are final.
+const WAITING_ITEMS: usize = 6;
+const MODULE: &[u8] = b"chromadb.segment.impl.vector.local_persistent_hnsw";
+const CLASS: &[u8] = b"PersistentData";
+
+/// A key or a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scalar<'a> {
+    None,
+    Bool(bool),
+    Int(i64),
+    /// A string's bytes (UTF-8, as far as Python guarantees it).
+    Text(&'a [u8]),
+    /// A dictionary, whose entries were delivered before, a tuple, bytes or an object.
+    Other,
+}
+
+/// One entry of a dictionary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item<'a> {
+    /// The key under which the outer dictionary holds this one; `None` for the outer one itself.
+    pub dictionary: Option<&'a [u8]>,
+    pub key: Scalar<'a>,
+    pub value: Scalar<'a>,
+}
+
+/// Takes entries in the order of the file.
+pub type Visit<'v> = dyn FnMut(Item<'_>) -> Outcome<()> + 'v;
+
+/// Reads a whole pickle. Memory is bounded whatever it holds; a memo that grows beyond goes to a file in `scratch`.
+pub fn read_pickle(file: &dyn ReadAt, scratch: &Path, visit: &mut Visit<'_>) -> Outcome<()> {
+    let mut machine = Machine {
+        input: Input::new(file),
+        recalled: Window::new(),
+        memo: Memo::new(scratch),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        spare: Vec::new(),
+        visit,
+    };
+    machine.run().map_err(|error| match error {
+        Trouble::Malformed(detail) => {
+            Trouble::Malformed(format!("{detail} (before byte {})", machine.input.position()))
+        }
+        other => other,
+    })
+}
+
+#[derive(Debug)]
+enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    Text { offset: u64, bytes: Vec<u8> },
+    Dictionary,
+    Tuple,
+    Bytes,
+    Class,
+    Object,
+}
+
+impl Value {
+    fn scalar(&self) -> Scalar<'_> {
+        match self {
+            Self::None => Scalar::None,
+            Self::Bool(value) => Scalar::Bool(*value),
+            Self::Int(value) => Scalar::Int(*value),
+            Self::Text { bytes, .. } => Scalar::Text(bytes),
+            _ => Scalar::Other,
+        }
+    }
+}
+
+struct Mark {
+    /// Items from here on lie above it.
+    at: usize,
+    /// Some of them were delivered already.
+    delivered: bool,
+}
+
+struct Machine<'m, 'v> {
+    input: Input<'m>,
+    /// For strings that are used again.
+    recalled: Window,
+    memo: Memo,
+    stack: Vec<Value>,
+    marks: Vec<Mark>,
+    spare: Vec<Vec<u8>>,
+    visit: &'m mut Visit<'v>,
+}
+
+impl Machine<'_, '_> {
+    fn run(&mut self) -> Outcome<()> {
+        if self.input.byte()? != 0x80 || !(2..=5).contains(&self.input.byte()?) {
+            return Err(Trouble::malformed("it is no pickle of protocol 2 to 5"));
+        }
+        loop {
+            let opcode = self.input.byte()?;
+            if opcode == b'.' {
+                return self.stop();
+            }
+            self.step(opcode)?;
+        }
+    }
+
+    fn stop(&mut self) -> Outcome<()> {
+        let left = self.input.left();
+        match (self.stack.as_slice(), self.marks.as_slice()) {
+            ([Value::Dictionary | Value::Object], []) if left == 0 => Ok(()),
+            (_, _) if left > 0 => Err(Trouble::malformed(format!("{left} bytes follow its end"))),
+            _ => Err(Trouble::malformed("it does not end as one object")),
+        }
+    }
+
+    fn step(&mut self, opcode: u8) -> Outcome<()> {
+        match opcode {
+            0x95 => {
+                let announced = self.input.number::<8>()?;
+                if announced > self.input.left() {
+                    return Err(Trouble::malformed("a frame is longer than the file"));
+                }
+                Ok(())
+            }
+            b'}' => self.push(Value::Dictionary),
+            b'(' => self.mark(),
+            b')' => self.push(Value::Tuple),
+            b't' => self.tuple_above_mark(),
+            0x85..=0x87 => self.tuple(usize::from(opcode - 0x84)),
+            b'N' => self.push(Value::None),
+            0x88 | 0x89 => self.push(Value::Bool(opcode == 0x88)),
+            b'J' => {
+                let value = self.input.number::<4>()? as u32 as i32;
+                self.push(Value::Int(i64::from(value)))
+            }
+            b'K' => self.int::<1>(),
+            b'M' => self.int::<2>(),
+            0x8a => self.long(),
+            b'X' => self.text::<4>(),
+            0x8c => self.text::<1>(),
+            0x8d => self.text::<8>(),
+            b'C' => self.short_bytes(),
+            0x94 => self.remember(self.memo.len()),
+            b'q' => {
+                let number = self.input.number::<1>()?;
+                self.remember(number)
+            }
+            b'r' => {
+                let number = self.input.number::<4>()?;
+                self.remember(number)
+            }
+            b'h' => {
+                let number = self.input.number::<1>()?;
+                self.recall(number)
+            }
+            b'j' => {
+                let number = self.input.number::<4>()?;
+                self.recall(number)
+            }
+            b's' => self.set_item(),
+            b'u' => self.set_items(),
+            b'c' => self.global(),
+            0x93 => self.stack_global(),
+            b'R' | 0x81 => self.construct(),
+            b'b' => self.build(),
+            other => Err(Trouble::malformed(format!("opcode 0x{other:02x} is none that Chroma writes"))),
+        }
+    }
+
+    fn push(&mut self, value: Value) -> Outcome<()> {
+        if self.stack.len() >= MAX_STACK {
+            return Err(Trouble::malformed("it nests too deeply"));
+        }
+        self.stack.push(value);
+        let Some(mark) = self.marks.last() else { return Ok(()) };
+        let at = mark.at;
+        let base = at.checked_sub(1).and_then(|below| self.stack.get(below));
+        if self.stack.len() - at >= WAITING_ITEMS && matches!(base, Some(Value::Dictionary)) {
+            self.deliver(at)?;
+            if let Some(mark) = self.marks.last_mut() {
+                mark.delivered = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Outcome<Value> {
+        // What lies below the newest mark is out of reach.
+        let floor = self.marks.last().map_or(0, |mark| mark.at);
+        let reachable = if self.stack.len() > floor { self.stack.pop() } else { None };
+        reachable.ok_or_else(|| Trouble::malformed("an opcode finds nothing to work on"))
+    }
+
+    /// Gives the key and the value at `at` to the visitor, as an entry of the dictionary below them.
+    fn deliver(&mut self, at: usize) -> Outcome<()> {
+        let dictionary =
+            at.checked_sub(1).filter(|at| matches!(self.stack.get(*at), Some(Value::Dictionary)));
+        let dictionary = dictionary.ok_or_else(|| Trouble::malformed("an entry without a dictionary"))?;
+        let below = self.stack.get(..dictionary).unwrap_or_default();
+        let depth = below.iter().filter(|value| matches!(value, Value::Dictionary)).count();
+        let name = match (depth, below.last()) {
+            (0, None | Some(Value::Object)) => None,
+            (1, Some(Value::Text { bytes, .. })) => Some(bytes.as_slice()),
+            _ => return Err(Trouble::malformed("a dictionary where Chroma has none")),
+        };
+        let (Some(key), Some(value)) = (self.stack.get(at), self.stack.get(at + 1)) else {
+            return Err(Trouble::malformed("a key without a value"));
+        };
+        (self.visit)(Item { dictionary: name, key: key.scalar(), value: value.scalar() })?;
+        for value in self.stack.drain(at..at + 2) {
+            if let Value::Text { bytes, .. } = value
+                && self.spare.len() < WAITING_ITEMS
+            {
+                self.spare.push(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Outcome<()> {
+        if self.marks.len() >= MAX_MARKS {
+            return Err(Trouble::malformed("it nests too deeply"));
+        }
+        self.marks.push(Mark { at: self.stack.len(), delivered: false });
+        Ok(())
+    }
+
+    fn set_items(&mut self) -> Outcome<()> {
+        let mark = self.marks.pop().ok_or_else(|| Trouble::malformed("an opcode without its mark"))?;
+        while self.stack.len() > mark.at {
+            self.deliver(mark.at)?;
+        }
+        match mark.at.checked_sub(1).and_then(|below| self.stack.get(below)) {
+            Some(Value::Dictionary) => Ok(()),
+            _ => Err(Trouble::malformed("entries without a dictionary")),
+        }
+    }
+
+    fn set_item(&mut self) -> Outcome<()> {
+        let floor = self.marks.last().map_or(0, |mark| mark.at);
+        match self.stack.len().checked_sub(2).filter(|at| *at > floor) {
+            Some(at) => self.deliver(at),
+            None => Err(Trouble::malformed("an entry without a dictionary")),
+        }
+    }
+
+    fn tuple_above_mark(&mut self) -> Outcome<()> {
+        let mark = self.marks.pop().ok_or_else(|| Trouble::malformed("an opcode without its mark"))?;
+        if mark.delivered {
+            return Err(Trouble::malformed("a tuple of a dictionary's entries"));
+        }
+        self.stack.truncate(mark.at);
+        self.push(Value::Tuple)
+    }
+
+    fn tuple(&mut self, len: usize) -> Outcome<()> {
+        for _ in 0..len {
+            self.pop()?;
+        }
+        self.push(Value::Tuple)
+    }
+
+    fn int<const LEN: usize>(&mut self) -> Outcome<()> {
+        let value = self.input.number::<LEN>()?;
+        self.push(Value::Int(value as i64))
+    }
+
+    fn long(&mut self) -> Outcome<()> {
+        let len = self.input.byte()?;
+        if len > 8 {
+            return Err(Trouble::malformed(format!("a number of {len} bytes")));
+        }
+        let mut bytes = [0u8; 8];
+        let mut last = 0;
+        for byte in bytes.iter_mut().take(usize::from(len)) {
+            *byte = self.input.byte()?;
+            last = *byte;
+        }
+        if last & 0x80 != 0 {
+            bytes.iter_mut().skip(usize::from(len)).for_each(|byte| *byte = 0xff);
+        }
+        self.push(Value::Int(i64::from_le_bytes(bytes)))
+    }
+
+    fn text<const LEN: usize>(&mut self) -> Outcome<()> {
+        let len = self.input.number::<LEN>()?;
+        if len > MAX_TEXT_BYTES {
+            return Err(Trouble::malformed(format!("a string of {len} bytes")));
+        }
+        let offset = self.input.position();
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        self.input.bytes(len, &mut bytes)?;
+        self.push(Value::Text { offset, bytes })
+    }
+
+    fn short_bytes(&mut self) -> Outcome<()> {
+        let len = self.input.number::<1>()?;
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        self.input.bytes(len, &mut bytes)?;
+        self.push(Value::Bytes)
+    }
+
+    fn remember(&mut self, number: u64) -> Outcome<()> {
+        if number != self.memo.len() {
+            return Err(Trouble::malformed("its memo is out of order"));
+        }
+        let value = match self.stack.last() {
+            Some(Value::Text { offset, bytes }) => {
+                Remembered::Text { offset: *offset, len: bytes.len() as u32 }
+            }
+            Some(Value::Int(value)) => Remembered::Int(*value),
+            Some(Value::None) => Remembered::None,
+            Some(Value::Class) => Remembered::Class,
+            Some(_) => Remembered::Other,
+            None => return Err(Trouble::malformed("an opcode finds nothing to work on")),
+        };
+        self.memo.push(value)
+    }
+
+    fn recall(&mut self, number: u64) -> Outcome<()> {
+        let value = match self.memo.get(number)? {
+            Remembered::Text { offset, len } => {
+                let mut bytes = self.spare.pop().unwrap_or_default();
+                bytes.clear();
+                self.recalled.append(self.input.file(), offset, u64::from(len), &mut bytes)?;
+                Value::Text { offset, bytes }
+            }
+            Remembered::Int(value) => Value::Int(value),
+            Remembered::None => Value::None,
+            Remembered::Class => Value::Class,
+            Remembered::Other => return Err(Trouble::malformed("something is used twice that must not be")),
+        };
+        self.push(value)
+    }
+
+    fn global(&mut self) -> Outcome<()> {
+        let (mut module, mut class) = (Vec::new(), Vec::new());
+        self.input.line(MODULE.len(), &mut module)?;
+        self.input.line(MODULE.len(), &mut class)?;
+        self.class(&module, &class)
+    }
+
+    fn stack_global(&mut self) -> Outcome<()> {
+        match (self.pop()?, self.pop()?) {
+            (Value::Text { bytes: class, .. }, Value::Text { bytes: module, .. }) => {
+                self.class(&module, &class)
+            }
+            _ => Err(Trouble::malformed("a class without a name")),
+        }
+    }
+
+    fn class(&mut self, module: &[u8], class: &[u8]) -> Outcome<()> {
+        if module != MODULE || class != CLASS {
+            let name = [module, b".", class].concat();
+            let name =
+                String::from_utf8_lossy(name.get(..name.len().min(200)).unwrap_or_default()).into_owned();
+            return Err(Trouble::malformed(format!("it wants to load {name:?}")));
+        }
+        self.push(Value::Class)
+    }
+
+    fn construct(&mut self) -> Outcome<()> {
+        match (self.pop()?, self.pop()?) {
+            (Value::Tuple, Value::Class) => self.push(Value::Object),
+            _ => Err(Trouble::malformed("it wants to call something")),
+        }
+    }
+
+    fn build(&mut self) -> Outcome<()> {
+        match (self.pop()?, self.stack.as_slice()) {
+            (Value::Dictionary, [Value::Object]) => Ok(()),
+            _ => Err(Trouble::malformed("an object's state is no dictionary")),
+        }
+    }
+}
