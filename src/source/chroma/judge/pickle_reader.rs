@@ -213,11 +213,12 @@ impl Machine<'_, '_> {
         let dictionary =
             at.checked_sub(1).filter(|at| matches!(self.stack.get(*at), Some(Value::Dictionary)));
         let dictionary = dictionary.ok_or_else(|| Trouble::malformed("an entry without a dictionary"))?;
-        let below = self.stack.get(..dictionary).unwrap_or_default();
-        let depth = below.iter().filter(|value| matches!(value, Value::Dictionary)).count();
-        let name = match (depth, below.last()) {
-            (0, None | Some(Value::Object)) => None,
-            (1, Some(Value::Text { bytes, .. })) => Some(bytes.as_slice()),
+        // The outer dictionary lies at the bottom, or on the object whose state it is.
+        let outer = usize::from(matches!(self.stack.first(), Some(Value::Object)));
+        let is_inner = self.marks.iter().all(|mark| mark.at == outer + 1 || mark.at == at);
+        let name = match dictionary.checked_sub(1).and_then(|below| self.stack.get(below)) {
+            _ if dictionary == outer => None,
+            Some(Value::Text { bytes, .. }) if is_inner => Some(bytes.as_slice()),
             _ => return Err(Trouble::malformed("a dictionary where Chroma has none")),
         };
         let (Some(key), Some(value)) = (self.stack.get(at), self.stack.get(at + 1)) else {
