@@ -487,7 +487,7 @@ fn damage_to_the_database_is_told() {
             let page: i64 = store.database().query_row(query, [], |row| row.get(0)).unwrap();
             let path = store.scratch.path("store/chroma.sqlite3");
             let mut bytes = std::fs::read(&path).unwrap();
-            bytes[(page as usize - 1) * 4096 + 100..][..200].fill(0x5a);
+            bytes[page as usize * 4096 - 64..][..64].fill(0x5a);
             put(&path, bytes);
         }),
         (20, "fts_corrupt", |store| {

@@ -391,3 +391,164 @@ impl Machine<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io;
+
+    struct Bytes<'b>(&'b [u8]);
+
+    impl ReadAt for Bytes<'_> {
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            let from = self.0.get(offset as usize..).and_then(|rest| rest.get(..buffer.len()));
+            buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+    }
+
+    /// All entries as text, or the reason for refusing.
+    fn read(bytes: &[u8]) -> Result<Vec<String>, String> {
+        let mut entries = Vec::new();
+        let told = |scalar: Scalar<'_>| match scalar {
+            Scalar::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Scalar::Int(value) => value.to_string(),
+            other => format!("{other:?}"),
+        };
+        let read = read_pickle(&Bytes(bytes), &std::env::temp_dir(), &mut |item| {
+            let name =
+                item.dictionary.map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned());
+            entries.push(format!("{name}/{}={}", told(item.key), told(item.value)));
+            Ok(())
+        });
+        match read {
+            Ok(()) => Ok(entries),
+            Err(Trouble::Malformed(detail)) => Err(detail),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// `pickle.dumps({"a": None, "n": -2, "ids": {"x": 1}, "labels": {300: "x", 2**31: "x"}}, protocol)`
+    #[test]
+    fn each_protocol_of_python_is_read() {
+        let expected = [
+            "/a=None",
+            "/n=-2",
+            "ids/x=1",
+            "/ids=Other",
+            "labels/300=x",
+            "labels/2147483648=x",
+            "/labels=Other",
+        ];
+        let two = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01NX\x01\x00\x00\x00nq\x02J\xfe\xff\xff\xffX\x03\x00\x00\x00idsq\x03}q\x04X\x01\x00\x00\x00xq\x05K\x01sX\x06\x00\x00\x00labelsq\x06}q\x07(M,\x01h\x05\x8a\x05\x00\x00\x00\x80\x00h\x05uu.";
+        let four = b"\x80\x04\x95\x2f\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x01a\x94N\x8c\x01n\x94J\xfe\xff\xff\xff\x8c\x03ids\x94}\x94\x8c\x01x\x94K\x01s\x8c\x06labels\x94}\x94(M,\x01h\x05\x8a\x05\x00\x00\x00\x80\x00h\x05uu.";
+        for bytes in [two.as_slice(), four.as_slice()] {
+            let mut found = read(bytes).unwrap();
+            found.sort();
+            let mut expected = expected.map(str::to_owned);
+            expected.sort();
+            assert_eq!(found, expected);
+            for end in 0..bytes.len() {
+                read(&bytes[..end]).unwrap_err();
+            }
+            read(&[bytes, b"."].concat()).unwrap_err();
+        }
+    }
+
+    const OBJECT: &[u8] = b"\x80\x05\x8c\x32chromadb.segment.impl.vector.local_persistent_hnsw\x94\x8c\x0ePersistentData\x94\x93\x94)\x81\x94}\x94(\x8c\x01a\x94K\x01\x8c\x03ids\x94}\x94(\x8c\x01x\x94K\x01\x8c\x01y\x94K\x02uub.";
+
+    #[test]
+    fn an_object_is_its_state() {
+        assert_eq!(read(OBJECT).unwrap(), ["ids/x=1", "ids/y=2", "/a=1", "/ids=Other"]);
+        let reduced: Vec<u8> = OBJECT.iter().map(|byte| if *byte == 0x81 { b'R' } else { *byte }).collect();
+        assert_eq!(read(&reduced).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn what_could_run_is_refused() {
+        let cases: [(&[u8], &str); 8] = [
+            (b"\x80\x03cos\nsystem\nX\x02\x00\x00\x00id\x85R.", "\"os.system\""),
+            (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02id\x85R.", "\"os.system\""),
+            (b"\x80\x03cchromadb.segment.impl.vector.local_persistent_hnsw\nos\n.", "load"),
+            (b"\x80\x04K\x01)R.", "call"),
+            (b"\x80\x04(ios\nsystem\n.", "0x69"),
+            (b"\x80\x02\x82\x01.", "0x82"),
+            (b"I1\n.", "protocol"),
+            (b"\x80\x04(l.", "0x6c"),
+        ];
+        for (bytes, expected) in cases {
+            let refused = read(bytes).unwrap_err();
+            assert!(refused.contains(expected), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_refused() {
+        let deep = [b"\x80\x03".to_vec(), b"}(K\x01".repeat(1000)].concat();
+        let wide = [b"\x80\x03".to_vec(), b"K\x01".repeat(1000)].concat();
+        let text = [b"\x80\x03}(X".as_slice(), &u32::MAX.to_le_bytes(), b"a"].concat();
+        let long = [b"\x80\x04\x8d".as_slice(), &u64::MAX.to_le_bytes(), b"a"].concat();
+        let frame = [b"\x80\x04\x95".as_slice(), &u64::MAX.to_le_bytes(), b"}."].concat();
+        let name = [b"\x80\x03c".to_vec(), vec![b'a'; 1000]].concat();
+        let left = [b"\x80\x03}(X".as_slice(), &9u32.to_le_bytes(), b"a"].concat();
+        let number = b"\x80\x03\x8a\x09123456789.".to_vec();
+        for bytes in [deep, wide, text, long, frame, name, left, number] {
+            read(&bytes).unwrap_err();
+        }
+        for bytes in [
+            b"\x80\x03}h\x00.".as_slice(),
+            b"\x80\x03}q\x05.",
+            b"\x80\x03}q\x00(K\x01h\x00u.",
+            b"\x80\x03}(K\x01u.",
+            b"\x80\x03(}K\x01K\x02su.",
+            b"\x80\x03}(K\x01}(K\x02}(K\x03K\x04uuu.",
+            b"\x80\x03}(.",
+            b"\x80\x03}}.",
+            b"\x80\x03s.",
+            b"\x80\x03b.",
+            b"\x80\x03)b.",
+            b"\x80\x03u.",
+            b"\x80\x03t.",
+            b"\x80\x03\x94.",
+        ] {
+            read(bytes).unwrap_err();
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = read(&[b"\x80\x03", bytes.as_slice()].concat());
+        }
+
+        /// Opcodes alone get further than any bytes.
+        #[test]
+        fn no_opcodes_make_it_panic(opcodes in prop::collection::vec(
+            prop::sample::select(vec![
+                b"}".to_vec(), b"(".to_vec(), b"u".to_vec(), b"s".to_vec(), b"N".to_vec(), b"K\x01".to_vec(), b"\x94".to_vec(),
+                b"h\x00".to_vec(), b"\x8c\x01a".to_vec(), b")".to_vec(), b"t".to_vec(), b"\x86".to_vec(), b"R".to_vec(),
+                b"b".to_vec(), b"C\x01a".to_vec(), b"cchromadb.segment.impl.vector.local_persistent_hnsw\nPersistentData\n".to_vec(),
+            ]), 0..60)) {
+            let _ = read(&[b"\x80\x04".to_vec(), opcodes.concat(), b".".to_vec()].concat());
+        }
+
+        #[test]
+        fn maps_come_back_whole(pairs in prop::collection::btree_map("[a-zé]{0,40}", 0u32..1_000_000, 0..200)) {
+            let text = |text: &str| [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat();
+            let mut bytes = [b"\x80\x03}(".to_vec(), text("ids"), b"}(".to_vec()].concat();
+            for (id, label) in &pairs {
+                bytes.extend([text(id), b"J".to_vec(), label.to_le_bytes().to_vec()].concat());
+            }
+            bytes.extend(b"uu.");
+            let expected: Vec<String> = pairs.iter().map(|(id, label)| format!("ids/{id}={label}")).chain(["/ids=Other".to_owned()]).collect();
+            prop_assert_eq!(read(&bytes).unwrap(), expected);
+        }
+    }
+}
