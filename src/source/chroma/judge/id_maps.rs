@@ -3,7 +3,8 @@
 use super::context::{Context, place};
 use super::fingerprint::SetSum;
 use super::offenders::shown;
-use super::pickle_reader::{Item, Scalar, read_pickle};
+use super::pickle_reader::read_pickle;
+use super::pickle_stack::{Item, Scalar};
 use super::trouble::{Outcome, Trouble};
 use super::workspace::{Difference, Side};
 use crate::source::chroma::layout::PICKLE;

@@ -13,6 +13,7 @@ mod offenders;
 mod pickle_input;
 mod pickle_memo;
 mod pickle_reader;
+mod pickle_stack;
 mod queue;
 mod replay;
 mod schema;

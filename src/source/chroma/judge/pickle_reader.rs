@@ -6,6 +6,7 @@
 
 use super::pickle_input::Input;
 use super::pickle_memo::{Memo, Remembered};
+use super::pickle_stack::{Stack, Value, Visit};
 use super::trouble::{Outcome, Trouble};
 use super::window::Window;
 use crate::source::interface::ReadAt;
@@ -13,37 +14,8 @@ use std::path::Path;
 
 /// Longer ids are refused.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
-const MAX_STACK: usize = 64;
-const MAX_MARKS: usize = 8;
-/// Items above a mark that wait for an opcode that may take them: the dictionary, key and value of a `SETITEM`, evened
-/// up. Pairs below them are final.
-const WAITING_ITEMS: usize = 6;
 const MODULE: &[u8] = b"chromadb.segment.impl.vector.local_persistent_hnsw";
 const CLASS: &[u8] = b"PersistentData";
-
-/// A key or a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scalar<'a> {
-    None,
-    Bool(bool),
-    Int(i64),
-    /// A string's bytes (UTF-8, as far as Python guarantees it).
-    Text(&'a [u8]),
-    /// A dictionary, whose entries were delivered before, a tuple, bytes or an object.
-    Other,
-}
-
-/// One entry of a dictionary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Item<'a> {
-    /// The key under which the outer dictionary holds this one; `None` for the outer one itself.
-    pub dictionary: Option<&'a [u8]>,
-    pub key: Scalar<'a>,
-    pub value: Scalar<'a>,
-}
-
-/// Takes entries in the order of the file.
-pub type Visit<'v> = dyn FnMut(Item<'_>) -> Outcome<()> + 'v;
 
 /// Reads a whole pickle. Memory is bounded whatever it holds; a memo that grows beyond goes to a file in `scratch`.
 pub fn read_pickle(file: &dyn ReadAt, scratch: &Path, visit: &mut Visit<'_>) -> Outcome<()> {
@@ -51,10 +23,7 @@ pub fn read_pickle(file: &dyn ReadAt, scratch: &Path, visit: &mut Visit<'_>) -> 
         input: Input::new(file),
         recalled: Window::new(),
         memo: Memo::new(scratch),
-        stack: Vec::new(),
-        marks: Vec::new(),
-        spare: Vec::new(),
-        visit,
+        stack: Stack::new(visit),
     };
     machine.run().map_err(|error| match error {
         Trouble::Malformed(detail) => {
@@ -64,50 +33,15 @@ pub fn read_pickle(file: &dyn ReadAt, scratch: &Path, visit: &mut Visit<'_>) -> 
     })
 }
 
-#[derive(Debug)]
-enum Value {
-    None,
-    Bool(bool),
-    Int(i64),
-    Text { offset: u64, bytes: Vec<u8> },
-    Dictionary,
-    Tuple,
-    Bytes,
-    Class,
-    Object,
-}
-
-impl Value {
-    fn scalar(&self) -> Scalar<'_> {
-        match self {
-            Self::None => Scalar::None,
-            Self::Bool(value) => Scalar::Bool(*value),
-            Self::Int(value) => Scalar::Int(*value),
-            Self::Text { bytes, .. } => Scalar::Text(bytes),
-            _ => Scalar::Other,
-        }
-    }
-}
-
-struct Mark {
-    /// Items from here on lie above it.
-    at: usize,
-    /// Some of them were delivered already.
-    delivered: bool,
-}
-
-struct Machine<'m, 'v> {
+struct Machine<'m> {
     input: Input<'m>,
     /// For strings that are used again.
     recalled: Window,
     memo: Memo,
-    stack: Vec<Value>,
-    marks: Vec<Mark>,
-    spare: Vec<Vec<u8>>,
-    visit: &'m mut Visit<'v>,
+    stack: Stack<'m>,
 }
 
-impl Machine<'_, '_> {
+impl Machine<'_> {
     fn run(&mut self) -> Outcome<()> {
         if self.input.byte()? != 0x80 || !(2..=5).contains(&self.input.byte()?) {
             return Err(Trouble::malformed("it is no pickle of protocol 2 to 5"));
@@ -122,11 +56,10 @@ impl Machine<'_, '_> {
     }
 
     fn stop(&mut self) -> Outcome<()> {
-        let left = self.input.left();
-        match (self.stack.as_slice(), self.marks.as_slice()) {
-            ([Value::Dictionary | Value::Object], []) if left == 0 => Ok(()),
-            (_, _) if left > 0 => Err(Trouble::malformed(format!("{left} bytes follow its end"))),
-            _ => Err(Trouble::malformed("it does not end as one object")),
+        match self.input.left() {
+            0 if self.stack.is_one_object() => Ok(()),
+            0 => Err(Trouble::malformed("it does not end as one object")),
+            left => Err(Trouble::malformed(format!("{left} bytes follow its end"))),
         }
     }
 
@@ -139,16 +72,16 @@ impl Machine<'_, '_> {
                 }
                 Ok(())
             }
-            b'}' => self.push(Value::Dictionary),
-            b'(' => self.mark(),
-            b')' => self.push(Value::Tuple),
-            b't' => self.tuple_above_mark(),
-            0x85..=0x87 => self.tuple(usize::from(opcode - 0x84)),
-            b'N' => self.push(Value::None),
-            0x88 | 0x89 => self.push(Value::Bool(opcode == 0x88)),
+            b'}' => self.stack.push(Value::Dictionary),
+            b'(' => self.stack.mark(),
+            b')' => self.stack.push(Value::Tuple),
+            b't' => self.stack.tuple_above_mark(),
+            0x85..=0x87 => self.stack.tuple(usize::from(opcode - 0x84)),
+            b'N' => self.stack.push(Value::None),
+            0x88 | 0x89 => self.stack.push(Value::Bool(opcode == 0x88)),
             b'J' => {
                 let value = self.input.number::<4>()? as u32 as i32;
-                self.push(Value::Int(i64::from(value)))
+                self.stack.push(Value::Int(i64::from(value)))
             }
             b'K' => self.int::<1>(),
             b'M' => self.int::<2>(),
@@ -174,113 +107,19 @@ impl Machine<'_, '_> {
                 let number = self.input.number::<4>()?;
                 self.recall(number)
             }
-            b's' => self.set_item(),
-            b'u' => self.set_items(),
+            b's' => self.stack.set_item(),
+            b'u' => self.stack.set_items(),
             b'c' => self.global(),
             0x93 => self.stack_global(),
-            b'R' | 0x81 => self.construct(),
-            b'b' => self.build(),
+            b'R' | 0x81 => self.stack.construct(),
+            b'b' => self.stack.build(),
             other => Err(Trouble::malformed(format!("opcode 0x{other:02x} is none that Chroma writes"))),
         }
     }
 
-    fn push(&mut self, value: Value) -> Outcome<()> {
-        if self.stack.len() >= MAX_STACK {
-            return Err(Trouble::malformed("it nests too deeply"));
-        }
-        self.stack.push(value);
-        let Some(mark) = self.marks.last() else { return Ok(()) };
-        let at = mark.at;
-        let base = at.checked_sub(1).and_then(|below| self.stack.get(below));
-        if self.stack.len() - at >= WAITING_ITEMS && matches!(base, Some(Value::Dictionary)) {
-            self.deliver(at)?;
-            if let Some(mark) = self.marks.last_mut() {
-                mark.delivered = true;
-            }
-        }
-        Ok(())
-    }
-
-    fn pop(&mut self) -> Outcome<Value> {
-        // What lies below the newest mark is out of reach.
-        let floor = self.marks.last().map_or(0, |mark| mark.at);
-        let reachable = if self.stack.len() > floor { self.stack.pop() } else { None };
-        reachable.ok_or_else(|| Trouble::malformed("an opcode finds nothing to work on"))
-    }
-
-    /// Gives the key and the value at `at` to the visitor, as an entry of the dictionary below them.
-    fn deliver(&mut self, at: usize) -> Outcome<()> {
-        let dictionary =
-            at.checked_sub(1).filter(|at| matches!(self.stack.get(*at), Some(Value::Dictionary)));
-        let dictionary = dictionary.ok_or_else(|| Trouble::malformed("an entry without a dictionary"))?;
-        // The outer dictionary lies at the bottom, or on the object whose state it is.
-        let outer = usize::from(matches!(self.stack.first(), Some(Value::Object)));
-        let is_inner = self.marks.iter().all(|mark| mark.at == outer + 1 || mark.at == at);
-        let name = match dictionary.checked_sub(1).and_then(|below| self.stack.get(below)) {
-            _ if dictionary == outer => None,
-            Some(Value::Text { bytes, .. }) if is_inner => Some(bytes.as_slice()),
-            _ => return Err(Trouble::malformed("a dictionary where Chroma has none")),
-        };
-        let (Some(key), Some(value)) = (self.stack.get(at), self.stack.get(at + 1)) else {
-            return Err(Trouble::malformed("a key without a value"));
-        };
-        (self.visit)(Item { dictionary: name, key: key.scalar(), value: value.scalar() })?;
-        for value in self.stack.drain(at..at + 2) {
-            if let Value::Text { bytes, .. } = value
-                && self.spare.len() < WAITING_ITEMS
-            {
-                self.spare.push(bytes);
-            }
-        }
-        Ok(())
-    }
-
-    fn mark(&mut self) -> Outcome<()> {
-        if self.marks.len() >= MAX_MARKS {
-            return Err(Trouble::malformed("it nests too deeply"));
-        }
-        self.marks.push(Mark { at: self.stack.len(), delivered: false });
-        Ok(())
-    }
-
-    fn set_items(&mut self) -> Outcome<()> {
-        let mark = self.marks.pop().ok_or_else(|| Trouble::malformed("an opcode without its mark"))?;
-        while self.stack.len() > mark.at {
-            self.deliver(mark.at)?;
-        }
-        match mark.at.checked_sub(1).and_then(|below| self.stack.get(below)) {
-            Some(Value::Dictionary) => Ok(()),
-            _ => Err(Trouble::malformed("entries without a dictionary")),
-        }
-    }
-
-    fn set_item(&mut self) -> Outcome<()> {
-        let floor = self.marks.last().map_or(0, |mark| mark.at);
-        match self.stack.len().checked_sub(2).filter(|at| *at > floor) {
-            Some(at) => self.deliver(at),
-            None => Err(Trouble::malformed("an entry without a dictionary")),
-        }
-    }
-
-    fn tuple_above_mark(&mut self) -> Outcome<()> {
-        let mark = self.marks.pop().ok_or_else(|| Trouble::malformed("an opcode without its mark"))?;
-        if mark.delivered {
-            return Err(Trouble::malformed("a tuple of a dictionary's entries"));
-        }
-        self.stack.truncate(mark.at);
-        self.push(Value::Tuple)
-    }
-
-    fn tuple(&mut self, len: usize) -> Outcome<()> {
-        for _ in 0..len {
-            self.pop()?;
-        }
-        self.push(Value::Tuple)
-    }
-
     fn int<const LEN: usize>(&mut self) -> Outcome<()> {
         let value = self.input.number::<LEN>()?;
-        self.push(Value::Int(value as i64))
+        self.stack.push(Value::Int(value as i64))
     }
 
     fn long(&mut self) -> Outcome<()> {
@@ -297,7 +136,7 @@ impl Machine<'_, '_> {
         if last & 0x80 != 0 {
             bytes.iter_mut().skip(usize::from(len)).for_each(|byte| *byte = 0xff);
         }
-        self.push(Value::Int(i64::from_le_bytes(bytes)))
+        self.stack.push(Value::Int(i64::from_le_bytes(bytes)))
     }
 
     fn text<const LEN: usize>(&mut self) -> Outcome<()> {
@@ -306,16 +145,16 @@ impl Machine<'_, '_> {
             return Err(Trouble::malformed(format!("a string of {len} bytes")));
         }
         let offset = self.input.position();
-        let mut bytes = self.spare.pop().unwrap_or_default();
+        let mut bytes = self.stack.buffer();
         self.input.bytes(len, &mut bytes)?;
-        self.push(Value::Text { offset, bytes })
+        self.stack.push(Value::Text { offset, bytes })
     }
 
     fn short_bytes(&mut self) -> Outcome<()> {
         let len = self.input.number::<1>()?;
-        let mut bytes = self.spare.pop().unwrap_or_default();
+        let mut bytes = self.stack.buffer();
         self.input.bytes(len, &mut bytes)?;
-        self.push(Value::Bytes)
+        self.stack.push(Value::Bytes)
     }
 
     fn remember(&mut self, number: u64) -> Outcome<()> {
@@ -338,7 +177,7 @@ impl Machine<'_, '_> {
     fn recall(&mut self, number: u64) -> Outcome<()> {
         let value = match self.memo.get(number)? {
             Remembered::Text { offset, len } => {
-                let mut bytes = self.spare.pop().unwrap_or_default();
+                let mut bytes = self.stack.buffer();
                 bytes.clear();
                 self.recalled.append(self.input.file(), offset, u64::from(len), &mut bytes)?;
                 Value::Text { offset, bytes }
@@ -348,7 +187,7 @@ impl Machine<'_, '_> {
             Remembered::Class => Value::Class,
             Remembered::Other => return Err(Trouble::malformed("something is used twice that must not be")),
         };
-        self.push(value)
+        self.stack.push(value)
     }
 
     fn global(&mut self) -> Outcome<()> {
@@ -359,7 +198,7 @@ impl Machine<'_, '_> {
     }
 
     fn stack_global(&mut self) -> Outcome<()> {
-        match (self.pop()?, self.pop()?) {
+        match (self.stack.pop()?, self.stack.pop()?) {
             (Value::Text { bytes: class, .. }, Value::Text { bytes: module, .. }) => {
                 self.class(&module, &class)
             }
@@ -374,26 +213,13 @@ impl Machine<'_, '_> {
                 String::from_utf8_lossy(name.get(..name.len().min(200)).unwrap_or_default()).into_owned();
             return Err(Trouble::malformed(format!("it wants to load {name:?}")));
         }
-        self.push(Value::Class)
-    }
-
-    fn construct(&mut self) -> Outcome<()> {
-        match (self.pop()?, self.pop()?) {
-            (Value::Tuple, Value::Class) => self.push(Value::Object),
-            _ => Err(Trouble::malformed("it wants to call something")),
-        }
-    }
-
-    fn build(&mut self) -> Outcome<()> {
-        match (self.pop()?, self.stack.as_slice()) {
-            (Value::Dictionary, [Value::Object]) => Ok(()),
-            _ => Err(Trouble::malformed("an object's state is no dictionary")),
-        }
+        self.stack.push(Value::Class)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::pickle_stack::Scalar;
     use super::*;
     use proptest::prelude::*;
     use std::io;
