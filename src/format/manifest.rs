@@ -182,7 +182,8 @@ pub struct CollectionCount {
     pub live_ids: u64,
     /// Elements of the HNSW index that are not deleted; absent where the index was never written.
     pub labels: Option<u64>,
-    /// Records of the queue that the index does not hold yet.
+    /// Records of the queue that the index does not hold yet. Manifests of earlier builds don't say.
+    #[serde(default)]
     pub queue_tail: u64,
 }
 

@@ -8,6 +8,7 @@ mod kind;
 mod sqlite;
 mod tree;
 
+pub use chroma::count_pickle_entries;
 pub use detect::{detect_kind, find_sources};
 pub use interface::{
     Capture, CaptureError, CaptureOptions, Judgement, ReadAt, Recorder, Retaken, Seen, SourceSpec,

@@ -38,6 +38,10 @@ fresh.delete(ids=["b"])
 client.create_collection("empty", embedding_function=None)
 small = client.create_collection("small", metadata={"hnsw:sync_threshold": 5, "hnsw:batch_size": 3}, embedding_function=None)
 small.add(ids=list("abcdefgh"), embeddings=[vector(i) for i in range(8)])
+# The last record before the persist is an add of a known id: ignored, and what the purge leaves.
+again = client.create_collection("again", metadata={"hnsw:sync_threshold": 5, "hnsw:batch_size": 5}, embedding_function=None)
+again.add(ids=list("abcd"), embeddings=[vector(i) for i in range(4)])
+again.add(ids=["a"], embeddings=[vector("ignored")])
 gone = client.create_collection("gone", embedding_function=None)
 gone.add(ids=["a", "b"], embeddings=[vector(1), vector(2)]); client.delete_collection("gone")
 "#;

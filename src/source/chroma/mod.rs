@@ -5,5 +5,5 @@ mod judge;
 mod layout;
 
 pub use capture::capture;
-pub use judge::judge;
+pub use judge::{count_pickle_entries, judge};
 pub use layout::DATABASE;

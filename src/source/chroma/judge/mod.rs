@@ -25,4 +25,5 @@ mod vectors;
 mod window;
 mod workspace;
 
+pub use pickle_reader::count_pickle_entries;
 pub use store::judge;
