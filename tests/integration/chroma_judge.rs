@@ -1,9 +1,14 @@
 //! The judge of Chroma stores: real stores of several versions are good, and each kind of damage has its code.
 
 use crate::support::{Scratch, missing, put, python, run};
+use icecore::format::{Captured, Content, Entry, EntryKind, Level, SourceKind};
+use icecore::source::{ReadAt, StoredFiles};
 use rusqlite::Connection;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -530,6 +535,93 @@ fn damage_to_the_database_is_told() {
             store.sql("INSERT INTO embeddings(segment_id, embedding_id, seq_id) VALUES('x', 'y', 1)");
         }),
     ]);
+}
+
+/// A directory as it lies, without a repository: what our own captures never hold.
+struct Foreign {
+    place: PathBuf,
+    root: Entry,
+}
+
+impl Foreign {
+    fn entry(path: &Path) -> Entry {
+        let metadata = path.symlink_metadata().unwrap();
+        Entry {
+            name: path.file_name().unwrap().as_bytes().to_vec(),
+            kind: if metadata.is_dir() { EntryKind::Directory } else { EntryKind::File },
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+            size: if metadata.is_dir() { 0 } else { metadata.size() },
+            link: None,
+            captured: Captured::default(),
+            state: None,
+            xattrs: Vec::new(),
+            target: Vec::new(),
+            rdev: 0,
+            segments: None,
+            content: Content::default(),
+        }
+    }
+
+    fn judge(place: &Path, level: Level) -> BTreeSet<String> {
+        let foreign = Self { place: place.to_owned(), root: Self::entry(place) };
+        let judged =
+            icecore::source::judge(SourceKind::Chroma, "store", &foreign, level, &std::env::temp_dir());
+        judged.unwrap().findings.into_iter().map(|found| found.code["store_".len()..].to_owned()).collect()
+    }
+}
+
+impl StoredFiles for Foreign {
+    fn root(&self) -> &Entry {
+        &self.root
+    }
+
+    fn list(&self, directory: &Entry) -> std::io::Result<Vec<Entry>> {
+        let below = if directory == &self.root {
+            Path::new("")
+        } else {
+            Path::new(OsStr::from_bytes(&directory.name))
+        };
+        let paths = std::fs::read_dir(self.place.join(below))?.map(|entry| entry.unwrap().path());
+        Ok(paths.map(|path| Self::entry(&path)).collect())
+    }
+
+    fn open(&self, path: &[u8]) -> std::io::Result<Box<dyn ReadAt + '_>> {
+        Ok(Box::new(InMemory(std::fs::read(self.place.join(OsStr::from_bytes(path)))?)))
+    }
+}
+
+struct InMemory(Vec<u8>);
+
+impl ReadAt for InMemory {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        let from = self.0.get(offset as usize..).and_then(|rest| rest.get(..buffer.len()));
+        buffer.copy_from_slice(from.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+#[test]
+fn copies_that_we_did_not_make_are_judged_too() {
+    let Some(sample) = sample() else { return };
+    let store = Store::new(sample);
+    let place = store.scratch.path("store");
+    let orphan = BTreeSet::from(["segment_dir_orphan".to_owned()]);
+    assert_eq!(Foreign::judge(&place, Level::Full), orphan);
+    assert!(Foreign::judge(&place, Level::Quick).is_empty());
+    // What costs arithmetic only is found by a quick look.
+    store.patch("header.bin", 28, &[1]);
+    assert!(Foreign::judge(&place, Level::Quick).contains("hnsw_header_invalid"));
+    put(&place.join("chroma.sqlite3-journal"), "hot");
+    assert!(Foreign::judge(&place, Level::Quick).contains("db_sidecar_present"));
+    std::fs::remove_file(place.join("chroma.sqlite3")).unwrap();
+    assert_eq!(Foreign::judge(&place, Level::Full), BTreeSet::from(["db_missing".to_owned()]));
 }
 
 #[test]
