@@ -220,6 +220,31 @@ impl Store {
         self.database().query_row(query, [], |row| row.get(0)).unwrap()
     }
 
+    /// The first element that is deleted, or that is not.
+    fn element(&self, deleted: bool) -> u64 {
+        let bytes = std::fs::read(self.file("data_level0.bin")).unwrap();
+        let flags = |element: u64| bytes[(element * ELEMENT + FLAGS) as usize];
+        (0..self.elements()).find(|element| flags(*element) == u8::from(deleted)).unwrap()
+    }
+
+    /// Marks a live element as deleted.
+    fn delete_element(&self) {
+        self.patch("data_level0.bin", self.element(false) * ELEMENT + FLAGS, &[1]);
+    }
+
+    /// The first element that is on level 0 only.
+    fn ground_element(&self) -> u32 {
+        let bytes = std::fs::read(self.file("link_lists.bin")).unwrap();
+        let (mut at, mut element) = (0, 0);
+        loop {
+            match u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) {
+                0 => return element,
+                length => at += 4 + length as usize,
+            }
+            element += 1;
+        }
+    }
+
     /// The first element whose lists reach above level 0, as the offset of its lists.
     fn upper_list(&self) -> u64 {
         let bytes = std::fs::read(self.file("link_lists.bin")).unwrap();
@@ -352,8 +377,7 @@ fn damage_to_elements_and_links_is_told() {
         }),
         // To an element that is not on that level, and to one that isn't there.
         (20, "hnsw_links_invalid", |store| {
-            let bytes = std::fs::read(store.file("link_lists.bin")).unwrap();
-            let ground = u32::from(bytes[0..4] != [0; 4]) + u32::from(bytes[0..8] == [0; 8]);
+            let ground = store.ground_element();
             store.patch("link_lists.bin", store.upper_list(), &[1, 0, 0, 0]);
             store.patch("link_lists.bin", store.upper_list() + 4, &ground.to_le_bytes());
         }),
@@ -366,8 +390,7 @@ fn damage_to_elements_and_links_is_told() {
         (0, "hnsw_link_lists_trailing", |store| store.resize("link_lists.bin", 3)),
         (20, "hnsw_entry_invalid", |store| store.patch("header.bin", 52, &9i32.to_le_bytes())),
         (20, "hnsw_entry_invalid", |store| {
-            let bytes = std::fs::read(store.file("link_lists.bin")).unwrap();
-            let ground = u32::from(bytes[0..4] != [0; 4]);
+            let ground = store.ground_element();
             store.patch("header.bin", 56, &ground.to_le_bytes());
         }),
         (20, "hnsw_labels_duplicate", |store| {
@@ -375,11 +398,9 @@ fn damage_to_elements_and_links_is_told() {
             let label = bytes[LABEL as usize..][..8].to_owned();
             store.patch("data_level0.bin", ELEMENT + LABEL, &label);
         }),
-        (20, "hnsw_label_missing", |store| store.patch("data_level0.bin", FLAGS, &[1])),
+        (20, "hnsw_label_missing", |store| store.delete_element()),
         (20, "hnsw_label_extra", |store| {
-            let bytes = std::fs::read(store.file("data_level0.bin")).unwrap();
-            let deleted = (0..store.elements()).find(|n| bytes[(n * ELEMENT + FLAGS) as usize] == 1).unwrap();
-            store.patch("data_level0.bin", deleted * ELEMENT + FLAGS, &[0]);
+            store.patch("data_level0.bin", store.element(true) * ELEMENT + FLAGS, &[0]);
         }),
         (20, "hnsw_total_mismatch", |store| {
             store.patch("data_level0.bin", LABEL, &u64::MAX.to_le_bytes());
@@ -390,7 +411,9 @@ fn damage_to_elements_and_links_is_told() {
         (20, "hnsw_vector_not_finite", |store| {
             store.patch("data_level0.bin", VECTOR + 60, &f32::NEG_INFINITY.to_le_bytes());
         }),
-        (0, "hnsw_vector_zero", |store| store.patch("data_level0.bin", VECTOR, &[0; 64])),
+        (0, "hnsw_vector_zero", |store| {
+            store.patch("data_level0.bin", store.element(true) * ELEMENT + VECTOR, &[0; 64])
+        }),
     ]);
 }
 
@@ -517,7 +540,7 @@ fn damage_to_the_database_is_told() {
         }),
         // What can be checked is checked.
         (20, "hnsw_label_missing", |store| {
-            store.patch("data_level0.bin", FLAGS, &[1]);
+            store.delete_element();
             store.sql_as_is("ALTER TABLE collections RENAME TO elsewhere");
         }),
         (20, "segment_missing", |store| store.sql("DELETE FROM segments WHERE id = '$METADATA'")),
