@@ -148,12 +148,17 @@ fn rewrite_small_files(directory: &Path, elements: u64) -> Done {
     save("header.bin", &header)?;
     save("length.bin", &1f32.to_le_bytes().repeat(elements as usize))?;
     save("link_lists.bin", &0u32.to_le_bytes().repeat(elements as usize))?;
-    let mut pickle = b"\x80\x03}".to_vec();
-    for label in 0..elements {
-        pickle
-            .extend(format!("document-{label:012}-{:08x}", label.wrapping_mul(2_654_435_761) as u32).bytes());
-    }
-    pickle.push(b'.');
+    let text = |text: &str| [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat();
+    let number = |number: u64| [b"J", (number as u32).to_le_bytes().as_slice()].concat();
+    let id =
+        |label: u64| text(&format!("document-{label:012}-{:08x}", label.wrapping_mul(2_654_435_761) as u32));
+    let mut pickle = b"\x80\x03}(".to_vec();
+    pickle.extend([text("total_elements_added"), number(elements.saturating_sub(1))].concat());
+    pickle.extend([text("id_to_label"), b"}(".to_vec()].concat());
+    pickle.extend((0..elements).flat_map(|label| [id(label), number(label)].concat()));
+    pickle.extend([b"u".to_vec(), text("label_to_id"), b"}(".to_vec()].concat());
+    pickle.extend((0..elements).flat_map(|label| [number(label), id(label)].concat()));
+    pickle.extend(b"uu.");
     save("index_metadata.pickle", &pickle)?;
     Ok(())
 }

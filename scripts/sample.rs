@@ -35,12 +35,19 @@ fn make(place: &Path) -> Done {
     save(&place.join("registry.json"), br#"{"projects": ["one", "two"]}"#)?;
     let store = Connection::open(place.join("chroma/chroma.sqlite3"))?;
     store.execute_batch(&format!(
-        "CREATE TABLE collections(id TEXT PRIMARY KEY, name TEXT);
+        "CREATE TABLE migrations(dir TEXT, version INTEGER, filename TEXT, sql TEXT, hash TEXT);
+         CREATE TABLE collections(id TEXT PRIMARY KEY, name TEXT, dimension INTEGER);
+         CREATE TABLE collection_metadata(collection_id TEXT, key TEXT, str_value TEXT);
+         CREATE TABLE segment_metadata(segment_id TEXT, key TEXT, str_value TEXT);
          CREATE TABLE segments(id TEXT PRIMARY KEY, type TEXT, scope TEXT, collection TEXT);
          CREATE TABLE max_seq_id(segment_id TEXT PRIMARY KEY, seq_id INTEGER);
-         CREATE TABLE embeddings(id INTEGER PRIMARY KEY, segment_id TEXT, embedding_id TEXT, seq_id INTEGER);
-         CREATE TABLE embeddings_queue(seq_id INTEGER PRIMARY KEY, operation INTEGER, topic TEXT, id TEXT);
-         INSERT INTO collections VALUES('c', 'documents');
+         CREATE TABLE embeddings(id INTEGER PRIMARY KEY, segment_id TEXT, embedding_id TEXT, seq_id INTEGER,
+             UNIQUE(segment_id, embedding_id));
+         CREATE TABLE embedding_metadata(id INTEGER, key TEXT);
+         CREATE TABLE embedding_fulltext_search_docsize(id INTEGER);
+         CREATE TABLE embeddings_queue(seq_id INTEGER PRIMARY KEY, operation INTEGER, topic TEXT, id TEXT,
+             vector BLOB, encoding TEXT);
+         INSERT INTO collections VALUES('c', 'documents', {DIMENSION});
          INSERT INTO segments VALUES('{SEGMENT}', 'urn:chroma:segment/vector/hnsw-local-persisted', 'VECTOR', 'c');
          INSERT INTO segments VALUES('m', 'urn:chroma:segment/metadata/sqlite', 'METADATA', 'c')"
     ))?;
@@ -94,7 +101,7 @@ fn add_vectors(place: &Path, store: &Connection, numbers: std::ops::RangeInclusi
     save(&segment.join("data_level0.bin"), &elements(last))?;
     save(&segment.join("length.bin"), &1f32.to_le_bytes().repeat(last as usize))?;
     save(&segment.join("link_lists.bin"), &0u32.to_le_bytes().repeat(last as usize))?;
-    save(&segment.join("index_metadata.pickle"), b"\x80\x03}.")
+    save(&segment.join("index_metadata.pickle"), &pickle(last))
 }
 
 fn element_bytes() -> u64 {
@@ -126,6 +133,19 @@ fn elements(count: u32) -> Vec<u8> {
         }
         bytes.extend_from_slice(&label.to_le_bytes());
     }
+    bytes
+}
+
+/// The maps between `id-<number>` and labels, as chromadb 1.x writes them.
+fn pickle(count: u32) -> Vec<u8> {
+    let text = |text: &str| [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat();
+    let number = |number: u32| [b"J", number.to_le_bytes().as_slice()].concat();
+    let mut bytes = b"\x80\x03}(".to_vec();
+    bytes.extend([text("total_elements_added"), number(count), text("id_to_label"), b"}(".to_vec()].concat());
+    bytes.extend((1..=count).flat_map(|label| [text(&format!("id-{label}")), number(label)].concat()));
+    bytes.extend([b"u".to_vec(), text("label_to_id"), b"}(".to_vec()].concat());
+    bytes.extend((1..=count).flat_map(|label| [number(label), text(&format!("id-{label}"))].concat()));
+    bytes.extend(b"uu.");
     bytes
 }
 

@@ -1,6 +1,8 @@
 //! Proves snapshots from their stored bytes.
 
-use crate::format::{ChunkRef, Entry, EntryKind, Finding, Level, Manifest, Proof, Severity, SourceRecord};
+use crate::format::{
+    ChunkRef, CollectionCount, Entry, EntryKind, Finding, Level, Manifest, Proof, Severity, SourceRecord,
+};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{FileReader, Repository, RepositoryError, Snapshots};
@@ -66,14 +68,16 @@ pub fn prove_draft(
         if let Some(inherited) = inherit(source, &root, earlier).filter(|_| !suspicious) {
             let missing = quick_chunks(repository, source, &root)?;
             if missing.findings.is_empty() {
-                source.collections = inherited.1;
-                source.proof = Some(inherited.0);
+                source.collections = inherited.collections;
+                source.written_by = inherited.written_by;
+                source.proof = Some(inherited.proof);
                 continue;
             }
         }
         let level = level_for(source, &profile, earlier, depth);
         let found = prove_source(repository, source, level, options.temporary_directory, progress)?;
         source.collections = found.collections;
+        source.written_by = found.written_by;
         outcome.damaged |= found.damaged;
         outcome.findings.extend(found.findings.iter().cloned());
         source.proof = Some(Proof {
@@ -147,7 +151,11 @@ pub fn validate(
     Ok(outcome)
 }
 
-type Inherited = (Proof, Vec<crate::format::CollectionCount>);
+struct Inherited {
+    proof: Proof,
+    collections: Vec<CollectionCount>,
+    written_by: Option<String>,
+}
 
 fn inherit(source: &SourceRecord, root: &Entry, earlier: &Snapshots) -> Option<Inherited> {
     earlier.list.iter().rev().find_map(|snapshot| {
@@ -161,7 +169,11 @@ fn inherit(source: &SourceRecord, root: &Entry, earlier: &Snapshots) -> Option<I
         let proven = is_full(proof.level, proof.validator, proof.is_valid());
         (same && proven).then(|| {
             let inherited_from = proof.inherited_from.or(Some(snapshot.stamp));
-            (Proof { inherited_from, ..proof.clone() }, before.collections.clone())
+            Inherited {
+                proof: Proof { inherited_from, ..proof.clone() },
+                collections: before.collections.clone(),
+                written_by: before.written_by.clone(),
+            }
         })
     })
 }
@@ -195,7 +207,8 @@ fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: D
 #[derive(Default)]
 struct Found {
     findings: Vec<Finding>,
-    collections: Vec<crate::format::CollectionCount>,
+    collections: Vec<CollectionCount>,
+    written_by: Option<String>,
     damaged: bool,
 }
 
@@ -232,9 +245,10 @@ fn prove_source(
     }
     let files = RepositoryFiles { repository, root };
     match judge(source.kind, &source.name, &files, level, temporary_directory) {
-        Ok(Judgement { findings, collections }) => {
+        Ok(Judgement { findings, collections, written_by }) => {
             found.findings.extend(findings);
             found.collections = collections;
+            found.written_by = written_by;
         }
         Err(error) => match error.downcast::<RepositoryError>() {
             Ok(error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })) => {

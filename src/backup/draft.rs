@@ -238,6 +238,7 @@ fn record_of(
         notes: recording.notes,
         more_notes: recording.more_notes,
         collections: Vec::new(),
+        written_by: None,
     }
 }
 

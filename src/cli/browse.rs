@@ -71,7 +71,7 @@ fn source_json(source: &SourceRecord) -> Value {
     let collections: Vec<Value> = source
         .collections
         .iter()
-        .map(|found| json!({ "name": found.name, "live_ids": found.live_ids, "queued": found.queued, "labels": found.labels }))
+        .map(|found| json!({ "name": found.name, "live_ids": found.live_ids, "labels": found.labels, "queue_tail": found.queue_tail }))
         .collect();
     json!({
         "kind": source.kind.name(),
@@ -92,6 +92,7 @@ fn source_json(source: &SourceRecord) -> Value {
         "notes": notes,
         "more_notes": source.more_notes,
         "collections": collections,
+        "written_by": source.written_by,
     })
 }
 
@@ -142,11 +143,14 @@ fn show_lines(snapshot: &Snapshot) -> Vec<String> {
             millis(source.writer_pause_ms),
             validated(source).as_str().unwrap_or("no")
         ));
+        if let Some(version) = &source.written_by {
+            lines.push(format!("  written by {version}"));
+        }
         for found in &source.collections {
             let labels = found.labels.map_or_else(|| "-".to_owned(), |labels| labels.to_string());
             lines.push(format!(
-                "  collection {:?}: {} ids, {labels} in the index, {} queued",
-                found.name, found.live_ids, found.queued
+                "  collection {:?}: {} ids, {labels} in the index, {} waiting in the queue",
+                found.name, found.live_ids, found.queue_tail
             ));
         }
         lines.extend(

@@ -178,10 +178,13 @@ pub struct Counts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectionCount {
     pub name: String,
+    /// Ids of the metadata segment: what Chroma counts.
     pub live_ids: u64,
-    pub queued: u64,
     /// Elements of the HNSW index that are not deleted; absent where the index was never written.
     pub labels: Option<u64>,
+    /// Records of the queue that the index does not hold yet. Manifests of earlier builds don't say.
+    #[serde(default)]
+    pub queue_tail: u64,
 }
 
 /// One source in a snapshot.
@@ -211,6 +214,8 @@ pub struct SourceRecord {
     /// Notes beyond those listed.
     pub more_notes: u64,
     pub collections: Vec<CollectionCount>,
+    /// Which version of Chroma wrote the store, as far as its database tells.
+    pub written_by: Option<String>,
 }
 
 impl SourceRecord {

@@ -289,6 +289,8 @@ pub trait StoredFiles {
 pub struct Judgement {
     pub findings: Vec<Finding>,
     pub collections: Vec<CollectionCount>,
+    /// Which version of Chroma wrote the store, as far as it can be told; other kinds have none.
+    pub written_by: Option<String>,
 }
 
 impl Judgement {

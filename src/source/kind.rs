@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Raised whenever a check is added or sharpened, so that older proofs aren't inherited.
-pub const VALIDATOR_VERSION: u32 = 1;
+pub const VALIDATOR_VERSION: u32 = 2;
 
 /// A source that is held still while it is captured, and can share that moment with others; `None` for the other kinds.
 pub fn staged<'a>(

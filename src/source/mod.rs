@@ -10,6 +10,7 @@ mod sqlite;
 mod staged;
 mod tree;
 
+pub use chroma::count_pickle_entries;
 pub use detect::{detect_kind, find_sources};
 pub use interface::{
     Capture, CaptureError, CaptureOptions, GoOn, HoldMode, Judgement, ReadAt, Recorder, Retaken, Seen,

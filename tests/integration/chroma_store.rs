@@ -24,31 +24,62 @@ fn header(elements: u64) -> Vec<u8> {
     bytes
 }
 
+/// An element of label `label` without links, all ones.
+fn element(label: u64) -> Vec<u8> {
+    let ones = std::iter::repeat_n(1f32.to_le_bytes(), DIM as usize).flatten();
+    [0u8; 132].into_iter().chain(ones).chain(label.to_le_bytes()).collect()
+}
+
+/// The pickle of ids `id1` up to `id<elements>`, as chromadb 1.x writes it.
+fn pickle(elements: u64) -> Vec<u8> {
+    let text = |text: &str| [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat();
+    let number = |number: u64| [b"J", (number as u32).to_le_bytes().as_slice()].concat();
+    let mut bytes = b"\x80\x03}(".to_vec();
+    bytes.extend([text("total_elements_added"), number(elements), text("id_to_label")].concat());
+    bytes.extend(b"}(");
+    bytes.extend((1..=elements).flat_map(|n| [text(&format!("id{n}")), number(n)].concat()));
+    bytes.extend([b"u".to_vec(), text("label_to_id"), b"}(".to_vec()].concat());
+    bytes.extend((1..=elements).flat_map(|n| [number(n), text(&format!("id{n}"))].concat()));
+    bytes.extend(b"uu.");
+    bytes
+}
+
 /// A store with one collection of `elements` vectors, and a directory that belongs to no collection.
 fn store(scratch: &Scratch, elements: u64) {
     let database = scratch.mkdir("store").join("chroma.sqlite3");
     let connection = rusqlite::Connection::open(database).unwrap();
     connection
         .execute_batch(&format!(
-            "CREATE TABLE collections(id TEXT, name TEXT);
+            "CREATE TABLE migrations(dir TEXT, version INTEGER, filename TEXT, sql TEXT, hash TEXT);
+             CREATE TABLE collections(id TEXT, name TEXT, dimension INTEGER);
+             CREATE TABLE collection_metadata(collection_id TEXT, key TEXT, str_value TEXT);
+             CREATE TABLE segment_metadata(segment_id TEXT, key TEXT, str_value TEXT);
              CREATE TABLE segments(id TEXT, type TEXT, scope TEXT, collection TEXT);
              CREATE TABLE max_seq_id(segment_id TEXT, seq_id INTEGER);
-             CREATE TABLE embeddings(id INTEGER PRIMARY KEY, segment_id TEXT, embedding_id TEXT);
-             CREATE TABLE embeddings_queue(seq_id INTEGER PRIMARY KEY, topic TEXT);
-             INSERT INTO collections VALUES('c1', 'docs');
-             INSERT INTO segments VALUES('{SEGMENT}', 't', 'VECTOR', 'c1'), ('m1', 't', 'METADATA', 'c1');
+             CREATE TABLE embeddings(id INTEGER PRIMARY KEY, segment_id TEXT, embedding_id TEXT, seq_id INTEGER);
+             CREATE UNIQUE INDEX ids ON embeddings(segment_id, embedding_id);
+             CREATE TABLE embedding_metadata(id INTEGER, key TEXT);
+             CREATE TABLE embedding_fulltext_search_docsize(id INTEGER);
+             CREATE TABLE embeddings_queue(seq_id INTEGER PRIMARY KEY, operation INTEGER, topic TEXT, id TEXT,
+                 vector BLOB, encoding TEXT);
+             INSERT INTO collections VALUES('c1', 'docs', {DIM});
+             INSERT INTO segments VALUES
+                 ('{SEGMENT}', 'urn:chroma:segment/vector/hnsw-local-persisted', 'VECTOR', 'c1'),
+                 ('m1', 'urn:chroma:segment/metadata/sqlite', 'METADATA', 'c1');
              INSERT INTO max_seq_id VALUES('{SEGMENT}', {elements}), ('m1', {elements});
-             INSERT INTO embeddings_queue VALUES({elements}, 'persistent://default/default/c1');
+             INSERT INTO embeddings_queue VALUES
+                 ({elements} + 1, 3, 'persistent://default/default/c1', 'nobody', NULL, NULL);
              WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{elements})
-             INSERT INTO embeddings SELECT i, 'm1', 'id' || i FROM n;"
+             INSERT INTO embeddings SELECT i, 'm1', 'id' || i, i FROM n WHERE i <= {elements};"
         ))
         .unwrap();
     let file = |name: &str, bytes: Vec<u8>| scratch.file(&format!("store/{SEGMENT}/{name}"), bytes);
     file("header.bin", header(elements));
-    file("data_level0.bin", vec![0; (ELEMENT * elements) as usize]);
+    let data: Vec<u8> = (1..=elements).flat_map(element).collect();
+    file("data_level0.bin", data);
     file("length.bin", vec![0; 4 * elements as usize]);
     file("link_lists.bin", vec![0; 4 * elements as usize]);
-    file("index_metadata.pickle", b"\x80\x03}.".to_vec());
+    file("index_metadata.pickle", pickle(elements));
     scratch.file(&format!("store/{ORPHAN}/header.bin"), "old");
     std::thread::sleep(std::time::Duration::from_millis(120));
 }
@@ -71,7 +102,7 @@ fn all_files_of_the_layout_and_nothing_else() {
     assert_eq!(details["notes"][0]["path"], ORPHAN);
     assert_eq!(
         details["collections"][0],
-        serde_json::json!({ "name": "docs", "live_ids": 50, "queued": 1, "labels": 50 })
+        serde_json::json!({ "name": "docs", "live_ids": 50, "labels": 50, "queue_tail": 1 })
     );
     scratch.ok(["restore", "latest", "-t", "out"]);
     std::fs::remove_dir_all(scratch.path("store").join(ORPHAN)).unwrap();
@@ -166,16 +197,19 @@ fn a_persist_in_flight_is_waited_for() {
     store(&scratch, 10);
     // Chroma has rewritten the arrays 100 ms ago and is about to write the pickle.
     put(&scratch.path("store").join(SEGMENT).join("length.bin"), [0; 40]);
+    // The same maps in other bytes.
+    let mut later = pickle(10);
+    later.splice(3..3, *b"q\x00");
     std::thread::sleep(std::time::Duration::from_millis(100));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(std::time::Duration::from_millis(700));
-            put(&scratch.path("store").join(SEGMENT).join("index_metadata.pickle"), b"\x80\x03}q\x01.");
+            put(&scratch.path("store").join(SEGMENT).join("index_metadata.pickle"), &later);
         });
         scratch.ok(["backup", "store"]);
     });
     scratch.ok(["restore", "latest", "-t", "out"]);
     let pickle =
         std::fs::read(scratch.path("out/store").join(SEGMENT).join("index_metadata.pickle")).unwrap();
-    assert_eq!(pickle, b"\x80\x03}q\x01.", "the pickle that belongs to the arrays");
+    assert_eq!(pickle, later, "the pickle that belongs to the arrays");
 }

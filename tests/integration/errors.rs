@@ -175,7 +175,7 @@ fn broken_databases_are_not_published() {
     // Full-text damage that quick checks, and old SQLite versions, don't see.
     connection.execute_batch("DELETE FROM f_content WHERE id % 2 = 0").unwrap();
     let document = fails(&scratch, &["backup", "db=app.db", "--validate", "full"], 20, "snapshot_invalid");
-    assert_eq!(document["errors"][0], "db_integrity_check_failed");
+    assert_eq!(document["errors"][0], "db_fts_corrupt");
     drop(connection);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes.truncate(bytes.len() - 4096);

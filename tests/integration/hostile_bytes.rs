@@ -147,6 +147,7 @@ fn source_names_that_are_paths_are_refused() {
             notes: Vec::new(),
             more_notes: 0,
             collections: Vec::new(),
+            written_by: None,
         };
         let made = Manifest {
             format: 0,

@@ -114,7 +114,12 @@ fn in_use_closed_and_crashed_databases_are_left_alone() {
 /// Runs a program as a user, who may read and write the scratch directory's repository.
 fn by(user: u32, program: &str) -> Command {
     let mut command = Command::new("setpriv");
-    command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into(), program.into()]);
+    command.args([
+        format!("--reuid={user}"),
+        format!("--regid={user}"),
+        "--clear-groups".into(),
+        program.into(),
+    ]);
     command
 }
 
@@ -135,7 +140,8 @@ fn whoever_captures_the_service_writes_on() {
             chown(&directory, Some(OWNER), Some(OWNER)).unwrap();
             run(Command::new("chown").args(["-R", &user.to_string()]).arg(scratch.path("repo")));
             // A store that no collection was made in yet, captured as Chroma's.
-            let mut service = Service::start_by(by(OWNER, "/usr/bin/python3"), &directory, "chroma.sqlite3", mode);
+            let mut service =
+                Service::start_by(by(OWNER, "/usr/bin/python3"), &directory, "chroma.sqlite3", mode);
             service.write();
             run(Command::new("chmod").args(["-R", "a+rX"]).arg(&directory));
             for place in ["db=service/chroma.sqlite3", "tree=service", "store=service"] {

@@ -8,8 +8,20 @@ use std::path::Path;
 pub const DATABASE: &str = "chroma.sqlite3";
 
 /// The files of a persisted vector segment, in the order in which Chroma writes them; the pickle comes last.
-pub const INDEX_FILES: [&str; 4] = ["header.bin", "data_level0.bin", "length.bin", "link_lists.bin"];
+pub const INDEX_FILES: [&str; 4] = [HEADER, DATA, LENGTHS, LINK_LISTS];
+pub const HEADER: &str = "header.bin";
+/// Vectors, their links on level 0, and labels.
+pub const DATA: &str = "data_level0.bin";
+/// Vectors' norms, where the space is cosine.
+pub const LENGTHS: &str = "length.bin";
+/// Links on the levels above 0.
+pub const LINK_LISTS: &str = "link_lists.bin";
 pub const PICKLE: &str = "index_metadata.pickle";
+
+/// The type of the vector segments that have files.
+pub const VECTOR_SEGMENT_TYPE: &str = "urn:chroma:segment/vector/hnsw-local-persisted";
+/// The type of the segments that hold ids, metadata and documents in the database.
+pub const METADATA_SEGMENT_TYPE: &str = "urn:chroma:segment/metadata/sqlite";
 
 /// A vector segment's directory is named by the segment's UUID.
 pub fn is_segment_name(name: &[u8]) -> bool {
@@ -36,6 +48,7 @@ pub fn vector_segments(database: &Path) -> rusqlite::Result<HashSet<Vec<u8>>> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexHeader {
     pub version: u32,
+    pub level0_offset: u64,
     pub max_elements: u64,
     pub elements: u64,
     pub element_bytes: u64,
@@ -49,6 +62,8 @@ pub struct IndexHeader {
 
 impl IndexHeader {
     pub const LEN: usize = 100;
+    /// Larger elements (16 million dimensions) are no Chroma's.
+    const MAX_ELEMENT_BYTES: u64 = 64 << 20;
 
     /// Reads the fields without judging them; `None` if there are not exactly 100 bytes.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
@@ -57,6 +72,7 @@ impl IndexHeader {
         let long = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
         Some(Self {
             version: word(0)?,
+            level0_offset: long(4)?,
             max_elements: long(12)?,
             elements: long(20)?,
             element_bytes: long(28)?,
@@ -69,11 +85,26 @@ impl IndexHeader {
         })
     }
 
+    /// Floats per vector. The fields are sound.
+    pub fn dimension(&self) -> u64 {
+        self.label_offset.saturating_sub(self.data_offset) / 4
+    }
+
+    /// Bytes of one level's links above level 0.
+    pub fn list_bytes(&self) -> u64 {
+        self.max_links.saturating_mul(4).saturating_add(4)
+    }
+
     /// What is wrong with the fields' arithmetic, if anything.
     pub fn problem(&self) -> Option<String> {
         let links = self.max_links_level0.checked_mul(4).and_then(|bytes| bytes.checked_add(4));
         let dimension_bytes = self.label_offset.checked_sub(self.data_offset);
-        let sound = links == Some(self.data_offset)
+        let sound = self.level0_offset == 0
+            // Link counts are 16 bits wide.
+            && self.max_links <= u64::from(u16::MAX)
+            && self.max_links_level0 <= u64::from(u16::MAX)
+            && self.element_bytes <= Self::MAX_ELEMENT_BYTES
+            && links == Some(self.data_offset)
             && dimension_bytes.is_some_and(|bytes| bytes % 4 == 0)
             && self.label_offset.checked_add(8) == Some(self.element_bytes)
             && self.elements <= self.max_elements

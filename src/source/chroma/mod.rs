@@ -8,6 +8,6 @@ mod segments;
 mod snapshot;
 
 pub use capture::StoreCapture;
-pub use judge::judge;
+pub use judge::{count_pickle_entries, judge};
 pub use layout::DATABASE;
 pub use snapshot::SnapshotCapture;

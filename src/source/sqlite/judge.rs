@@ -6,75 +6,99 @@ use crate::source::interface::{JudgeOptions, Judgement, ReadAt};
 use rusqlite::{Connection, OpenFlags};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
+use tempfile::NamedTempFile;
 
 const COPY_BUFFER_BYTES: usize = 1 << 20;
 /// SQLite reports up to 100 problems; this many are enough to see what is wrong.
 const MESSAGES: usize = 10;
 
-/// Judges one database: its header and size always, every page and index (FTS5 ones too) at the full level. Returns an
-/// open copy at the full level, for further questions, unless it is too broken to be opened.
+/// Judges one database: its header and size always, every page and index (FTS5 ones too) at the full level.
 pub fn judge_database(
     judgement: &mut Judgement,
     source: &str,
     path: &[u8],
     file: &dyn ReadAt,
     options: &JudgeOptions<'_>,
-) -> io::Result<Option<Connection>> {
+) -> io::Result<()> {
+    judge_copy(judgement, (source, ""), path, file, options, &mut |_| Ok(()))
+}
+
+/// As `judge_database`; all facts but `fts_corrupt` get a prefix (after the source's name). At the full level `opened`
+/// gets the path of the copy that is judged, to open it for further questions; its name is gone soon after.
+pub fn judge_copy(
+    judgement: &mut Judgement,
+    (source, prefix): (&str, &str),
+    path: &[u8],
+    file: &dyn ReadAt,
+    options: &JudgeOptions<'_>,
+    opened: &mut dyn FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     if file.size() == 0 {
-        return Ok(None);
+        return Ok(());
     }
+    let fact = |fact: &str| format!("{prefix}{fact}");
     let mut start = [0u8; Header::LEN];
     let header = match file.read_exact_at(&mut start, 0) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
         other => other.map(|()| Header::parse(&start))?,
     };
     let Some(header) = header else {
-        judgement.error(source, "not_sqlite", path, "it does not begin with an SQLite header");
-        return Ok(None);
+        judgement.error(source, &fact("not_sqlite"), path, "it does not begin with an SQLite header");
+        return Ok(());
     };
     let shown = || {
         format!("{} bytes, {} pages of {} by its header", file.size(), header.page_count, header.page_size)
     };
     let whole_pages = file.size().is_multiple_of(u64::from(header.page_size));
+    let mismatch = fact("size_mismatch");
     match header.expected_bytes() {
-        Some(expected) if file.size() < expected => judgement.error(source, "size_mismatch", path, shown()),
+        Some(expected) if file.size() < expected => judgement.error(source, &mismatch, path, shown()),
         // Legal: SQLite can be told to let files grow in larger steps.
-        Some(expected) if file.size() > expected => judgement.warning(source, "size_larger", path, shown()),
-        None if !whole_pages => judgement.error(source, "size_mismatch", path, shown()),
+        Some(expected) if file.size() > expected => {
+            judgement.warning(source, &fact("size_larger"), path, shown());
+        }
+        None if !whole_pages => judgement.error(source, &mismatch, path, shown()),
         _ => {}
     }
     if options.level < Level::Full {
-        return Ok(None);
+        return Ok(());
     }
-    match open_copy(file, options.temporary_directory)? {
-        Ok(connection) => {
-            check_integrity(judgement, source, path, &connection);
-            Ok(Some(connection))
+    let copy = copy_of(file, options.temporary_directory)?;
+    let connection = open_copy(copy.path());
+    opened(copy.path())?;
+    // From here on the copy has no name; SQLite keeps its descriptor.
+    drop(copy);
+    let failed = fact("integrity_check_failed");
+    match connection.and_then(|connection| integrity_messages(&connection)) {
+        Ok(messages) => {
+            let (fts, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(|told| is_about_fts(told));
+            if !fts.is_empty() {
+                judgement.error(source, "fts_corrupt", path, fts.join("; "));
+            }
+            if !others.is_empty() {
+                judgement.error(source, &failed, path, others.join("; "));
+            }
         }
-        Err(error) => {
-            judgement.error(source, "integrity_check_failed", path, error.to_string());
-            Ok(None)
-        }
+        Err(error) => judgement.error(source, &failed, path, error.to_string()),
     }
+    Ok(())
 }
 
-fn check_integrity(judgement: &mut Judgement, source: &str, path: &[u8], connection: &Connection) {
-    let query = format!("PRAGMA integrity_check({MESSAGES})");
-    let ask = || -> rusqlite::Result<Vec<String>> {
-        let mut statement = connection.prepare(&query)?;
-        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-        rows.collect()
-    };
-    match ask() {
-        Ok(messages) if messages == ["ok"] => {}
-        Ok(messages) => judgement.error(source, "integrity_check_failed", path, messages.join("; ")),
-        Err(error) => judgement.error(source, "integrity_check_failed", path, error.to_string()),
-    }
+/// What `integrity_check` says besides "ok".
+fn integrity_messages(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(&format!("PRAGMA integrity_check({MESSAGES})"))?;
+    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+    rows.filter(|message| !matches!(message.as_deref(), Ok("ok"))).collect()
 }
 
-/// Copies a stored database into a nameless temporary file and opens it read-only. The outer error is about the copy, the
-/// inner one is SQLite's.
-pub fn open_copy(file: &dyn ReadAt, temporary_directory: &Path) -> io::Result<rusqlite::Result<Connection>> {
+/// SQLite from 3.44 on lets virtual tables check themselves: "malformed inverted index for FTS5 table main.t", or "unable
+/// to validate the inverted index for FTS5 table main.t: …".
+fn is_about_fts(message: &str) -> bool {
+    message.contains("inverted index for FTS")
+}
+
+/// Copies a stored database into a temporary file.
+fn copy_of(file: &dyn ReadAt, temporary_directory: &Path) -> io::Result<NamedTempFile> {
     let mut copy = tempfile::Builder::new().prefix("icecore-check-").tempfile_in(temporary_directory)?;
     let mut buffer = vec![0u8; COPY_BUFFER_BYTES];
     let mut at = 0;
@@ -95,11 +119,14 @@ pub fn open_copy(file: &dyn ReadAt, temporary_directory: &Path) -> io::Result<ru
         copy.write_all(&[1, 1])?;
     }
     copy.flush()?;
-    let uri = format!("file:{}?immutable=1", escape(&copy.path().display().to_string()));
+    Ok(copy)
+}
+
+fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
+    let uri = format!("file:{}?immutable=1", escape(&path.display().to_string()));
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // The file's name goes with `copy` when this returns; SQLite keeps its descriptor.
-    Ok(Connection::open_with_flags(uri, flags))
+    Connection::open_with_flags(uri, flags)
 }
 
 /// A path as part of a `file:` URI.
