@@ -514,7 +514,7 @@ fn damage_to_the_database_is_told() {
                 .unwrap();
             file.set_len(file.metadata().unwrap().len() - 4096).unwrap();
         }),
-        (20, "db_integrity_check_failed", |store| {
+        (20, "db_corrupt", |store| {
             let query = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_embeddings_1'";
             let page: i64 = store.database().query_row(query, [], |row| row.get(0)).unwrap();
             let path = store.scratch.path("store/chroma.sqlite3");
@@ -544,6 +544,9 @@ fn damage_to_the_database_is_told() {
             store.sql_as_is("ALTER TABLE collections RENAME TO elsewhere");
         }),
         (20, "segment_missing", |store| store.sql("DELETE FROM segments WHERE id = '$METADATA'")),
+        (0, "segment_missing", |store| {
+            store.sql("INSERT INTO collections(id, name, database_id) SELECT 'new', 'being made', database_id FROM collections LIMIT 1")
+        }),
         (20, "segment_missing", |store| {
             let collection = store.collection();
             store.sql(&format!("INSERT INTO segments SELECT 'x', type, scope, '{collection}' FROM segments WHERE id = '$VECTOR'"));

@@ -12,6 +12,21 @@ const COPY_BUFFER_BYTES: usize = 1 << 20;
 /// SQLite reports up to 100 problems; this many are enough to see what is wrong.
 const MESSAGES: usize = 10;
 
+/// What the facts about a database are called.
+pub struct DatabaseFacts {
+    pub not_sqlite: &'static str,
+    pub size_mismatch: &'static str,
+    pub size_larger: &'static str,
+    pub corrupt: &'static str,
+}
+
+const FACTS: DatabaseFacts = DatabaseFacts {
+    not_sqlite: "not_sqlite",
+    size_mismatch: "size_mismatch",
+    size_larger: "size_larger",
+    corrupt: "integrity_check_failed",
+};
+
 /// Judges one database: its header and size always, every page and index (FTS5 ones too) at the full level.
 pub fn judge_database(
     judgement: &mut Judgement,
@@ -20,14 +35,13 @@ pub fn judge_database(
     file: &dyn ReadAt,
     options: &JudgeOptions<'_>,
 ) -> io::Result<()> {
-    judge_copy(judgement, (source, ""), path, file, options, &mut |_| Ok(()))
+    judge_copy(judgement, (source, &FACTS), path, file, options, &mut |_| Ok(()))
 }
 
-/// As `judge_database`; all facts but `fts_corrupt` get a prefix (after the source's name). At the full level `opened`
-/// gets the path of the copy that is judged, to open it for further questions; its name is gone soon after.
+/// As `judge_database`, with other names for the facts (`fts_corrupt` has one only). At the full level `opened` gets the path of the copy that is judged, to open it for further questions; its name is gone soon after.
 pub fn judge_copy(
     judgement: &mut Judgement,
-    (source, prefix): (&str, &str),
+    (source, facts): (&str, &DatabaseFacts),
     path: &[u8],
     file: &dyn ReadAt,
     options: &JudgeOptions<'_>,
@@ -36,28 +50,27 @@ pub fn judge_copy(
     if file.size() == 0 {
         return Ok(());
     }
-    let fact = |fact: &str| format!("{prefix}{fact}");
     let mut start = [0u8; Header::LEN];
     let header = match file.read_exact_at(&mut start, 0) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
         other => other.map(|()| Header::parse(&start))?,
     };
     let Some(header) = header else {
-        judgement.error(source, &fact("not_sqlite"), path, "it does not begin with an SQLite header");
+        judgement.error(source, facts.not_sqlite, path, "it does not begin with an SQLite header");
         return Ok(());
     };
     let shown = || {
         format!("{} bytes, {} pages of {} by its header", file.size(), header.page_count, header.page_size)
     };
     let whole_pages = file.size().is_multiple_of(u64::from(header.page_size));
-    let mismatch = fact("size_mismatch");
+    let mismatch = facts.size_mismatch;
     match header.expected_bytes() {
-        Some(expected) if file.size() < expected => judgement.error(source, &mismatch, path, shown()),
+        Some(expected) if file.size() < expected => judgement.error(source, mismatch, path, shown()),
         // Legal: SQLite can be told to let files grow in larger steps.
         Some(expected) if file.size() > expected => {
-            judgement.warning(source, &fact("size_larger"), path, shown());
+            judgement.warning(source, facts.size_larger, path, shown());
         }
-        None if !whole_pages => judgement.error(source, &mismatch, path, shown()),
+        None if !whole_pages => judgement.error(source, mismatch, path, shown()),
         _ => {}
     }
     if options.level < Level::Full {
@@ -68,7 +81,6 @@ pub fn judge_copy(
     opened(copy.path())?;
     // From here on the copy has no name; SQLite keeps its descriptor.
     drop(copy);
-    let failed = fact("integrity_check_failed");
     match connection.and_then(|connection| integrity_messages(&connection)) {
         Ok(messages) => {
             let (fts, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(|told| is_about_fts(told));
@@ -76,10 +88,10 @@ pub fn judge_copy(
                 judgement.error(source, "fts_corrupt", path, fts.join("; "));
             }
             if !others.is_empty() {
-                judgement.error(source, &failed, path, others.join("; "));
+                judgement.error(source, facts.corrupt, path, others.join("; "));
             }
         }
-        Err(error) => judgement.error(source, &failed, path, error.to_string()),
+        Err(error) => judgement.error(source, facts.corrupt, path, error.to_string()),
     }
     Ok(())
 }

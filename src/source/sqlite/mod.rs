@@ -10,7 +10,7 @@ mod write_ahead_log;
 
 pub use capture::DatabaseCapture;
 pub use header::MAGIC;
-pub use judge::{escape, judge_copy, judge_database};
+pub use judge::{DatabaseFacts, escape, judge_copy, judge_database};
 pub use scratch_copy::ByPosition;
 pub use source::DatabaseSource;
 pub use write_ahead_log::{CommittedPages, Merged};

@@ -85,7 +85,12 @@ pub fn read_collections(
                 "collection {:?} has {vectors} vector segment(s) and {metadata} metadata segment(s)",
                 collection.name
             );
-            judgement.error(source, "segment_missing", DATABASE.as_bytes(), detail);
+            // Up to 0.5 a collection and its segments are made one after another. Without a vector nothing is lost.
+            if collection.dimension.is_none() && *vectors <= 1 && *metadata <= 1 {
+                judgement.warning(source, "segment_missing", DATABASE.as_bytes(), detail);
+            } else {
+                judgement.error(source, "segment_missing", DATABASE.as_bytes(), detail);
+            }
         }
     }
     Ok(found)

@@ -15,10 +15,18 @@ use super::workspace::open_workspace;
 use crate::format::{CollectionCount, Entry, EntryKind, Level};
 use crate::source::chroma::layout::{DATABASE, is_segment_name};
 use crate::source::interface::{JudgeOptions, Judgement, StoredFiles};
-use crate::source::sqlite::judge_copy;
+use crate::source::sqlite::{DatabaseFacts, judge_copy};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::io;
+
+/// What is found in a store's database.
+const FACTS: DatabaseFacts = DatabaseFacts {
+    not_sqlite: "db_not_sqlite",
+    size_mismatch: "db_size_mismatch",
+    size_larger: "db_size_larger",
+    corrupt: "db_corrupt",
+};
 
 /// Judges a stored store. At the quick level: that all files are there and long enough for each other; at the full level
 /// all that makes Chroma fail, lose vectors, or answer with wrong ones. Codes and severities are those of
@@ -42,7 +50,7 @@ pub fn judge(
     }
     let mut workspace = None;
     let database = files.open(DATABASE.as_bytes())?;
-    judge_copy(judgement, (source, "db_"), DATABASE.as_bytes(), &*database, options, &mut |copy| {
+    judge_copy(judgement, (source, &FACTS), DATABASE.as_bytes(), &*database, options, &mut |copy| {
         workspace = Some(open_workspace(copy, options.temporary_directory));
         Ok(())
     })?;

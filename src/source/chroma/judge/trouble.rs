@@ -53,7 +53,7 @@ pub fn end_group<T>(
     let detail = format!("{group}: {error}");
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            judgement.error(source, "db_integrity_check_failed", DATABASE.as_bytes(), detail);
+            judgement.error(source, "db_corrupt", DATABASE.as_bytes(), detail);
         }
         Some(
             ErrorCode::DiskFull
