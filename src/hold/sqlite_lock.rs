@@ -264,13 +264,9 @@ impl SqliteHold {
         matches!(self, Self::Rollback { .. } | Self::HotJournal { .. })
     }
 
-    /// What a watchdog needs to let go from outside.
+    /// What a watchdog needs to let writers go on from outside.
     pub fn grip(&self) -> io::Result<Grip> {
-        let mut files = vec![self.database().try_clone()?];
-        if let Self::Wal { shm, .. } = self {
-            files.push(shm.try_clone()?);
-        }
-        Ok(Grip::new(files))
+        Ok(Grip::new(self.database().try_clone()?))
     }
 
     /// The path still leads to the file that is held, and its journal mode is what it was.

@@ -35,6 +35,15 @@ struct VolumeArgumentsV2 {
     name: [c_char; 4040],
 }
 
+#[repr(C)]
+struct RootReferences {
+    least_tree: u64,
+    references: [[u64; 2]; 255],
+    count: u8,
+    align: [u8; 7],
+}
+
+nix::ioctl_readwrite!(subvolumes_below, 0x94, 61, RootReferences);
 nix::ioctl_write_ptr!(snapshot_destroy, 0x94, 15, VolumeArguments);
 nix::ioctl_write_ptr!(snapshot_create, 0x94, 23, VolumeArgumentsV2);
 
@@ -50,6 +59,29 @@ pub fn is_subvolume(path: &Path) -> bool {
     let Ok(directory) = open_directory(path).map(File::from) else { return false };
     let is_btrfs = fstatfs(&directory).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC);
     is_btrfs && directory.metadata().is_ok_and(|metadata| metadata.ino() == ROOT_INODE)
+}
+
+/// Another subvolume, or something that is mounted, lies inside the subvolume at `path`: its snapshot would show an empty
+/// directory there.
+pub fn holds_others(path: &Path) -> io::Result<bool> {
+    let directory = open_directory(path)?;
+    let mut found = RootReferences { least_tree: 0, references: [[0; 2]; 255], count: 0, align: [0; 7] };
+    // SAFETY: the kernel fills one structure of this layout and keeps no pointer to it.
+    match unsafe { subvolumes_below(directory.as_raw_fd(), &raw mut found) } {
+        Ok(_) if found.count == 0 => {}
+        // More than fit into the answer.
+        Ok(_) | Err(Errno::EOVERFLOW) => return Ok(true),
+        Err(errno) => return Err(errno.into()),
+    }
+    // The fifth field of a line is the mount point, with blanks and backslashes in octal (proc(5)).
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let unescaped = |place: &str| {
+        place.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    };
+    Ok(places
+        .map(unescaped)
+        .any(|place| place != path.to_string_lossy() && Path::new(&place).starts_with(path)))
 }
 
 impl SubvolumeSnapshot {

@@ -7,15 +7,15 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Descriptors through which locks are held. They share their open file description with the holder's own, so that
+/// A descriptor through which locks are held. It shares its open file description with the holder's own, so that
 /// unlocking here unlocks there (`F_OFD_SETLK` in fcntl(2)).
 pub struct Grip {
-    files: Vec<File>,
+    file: File,
 }
 
 impl Grip {
-    pub(super) fn new(files: Vec<File>) -> Self {
-        Self { files }
+    pub(super) fn new(file: File) -> Self {
+        Self { file }
     }
 
     fn let_go(&self) {
@@ -26,10 +26,8 @@ impl Grip {
             l_len: 0,
             l_pid: 0,
         };
-        for file in &self.files {
-            // Unlocking can't fail on a descriptor that is open.
-            let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&everything));
-        }
+        // Unlocking can't fail on a descriptor that is open.
+        let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&everything));
     }
 }
 

@@ -1,6 +1,6 @@
 //! A read-only snapshot of a directory that is a btrfs subvolume.
 
-use crate::hold::{SubvolumeSnapshot, is_subvolume};
+use crate::hold::{SubvolumeSnapshot, holds_others, is_subvolume};
 use crate::source::interface::{CaptureError, CaptureOptions, HoldMode};
 use std::path::Path;
 
@@ -18,6 +18,10 @@ pub fn snapshot_of(path: &Path, options: &CaptureOptions) -> Result<Option<Subvo
     };
     if !is_subvolume(path) {
         return if forced { Err(cannot("it is not a btrfs subvolume".into())) } else { Ok(None) };
+    }
+    if holds_others(path).unwrap_or(true) {
+        let detail = "other subvolumes or mounts lie inside it, which its snapshot would leave out".into();
+        return if forced { Err(cannot(detail)) } else { Ok(None) };
     }
     let beside = path.parent().unwrap_or(Path::new("/"));
     let places = [beside, options.temporary_directory.as_path()];

@@ -1,0 +1,196 @@
+//! Reads stored chunks and packs back on all cores.
+
+use crate::format::{ChunkRef, CollectionCount, Entry, EntryKind, Finding, Severity, SourceRecord};
+use crate::id::Id;
+use crate::progress::Progress;
+use crate::repository::{Repository, RepositoryError};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// A damaged repository makes so many findings that the first of each source must do.
+const MAX_FINDINGS: usize = 100;
+/// Chunks that are read on all cores before the walk goes on.
+const BATCH: usize = 4096;
+
+/// What proving one source found.
+#[derive(Default)]
+pub struct Found {
+    pub findings: Vec<Finding>,
+    pub collections: Vec<CollectionCount>,
+    pub written_by: Option<String>,
+    pub damaged: bool,
+}
+
+impl Found {
+    /// Notes damage of the repository at a path.
+    pub fn damage(&mut self, source: &SourceRecord, path: &[u8], error: &RepositoryError) {
+        self.damaged = true;
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(Finding {
+                code: format!("{}_stored_data_damaged", source.name),
+                severity: Severity::Error,
+                source: source.name.clone(),
+                path: String::from_utf8_lossy(path).into_owned(),
+                detail: error.to_string(),
+            });
+        }
+    }
+}
+
+/// Reads packs back on all cores. A pack that was written just now and doesn't read back is an error, not a finding.
+pub fn prove_packs(
+    repository: &Repository,
+    packs: &[Id],
+    progress: &dyn Progress,
+) -> Result<(), RepositoryError> {
+    let failed: Mutex<Option<RepositoryError>> = Mutex::default();
+    on_all_cores(packs.len(), progress, |number| {
+        let proven = packs.get(number).map_or(Ok(0), |pack| repository.prove_pack(pack));
+        match proven {
+            Ok(bytes) => progress.advance(bytes),
+            Err(error) => {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    })?;
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Calls `work` with each number below `count`, on one thread per core.
+fn on_all_cores(
+    count: usize,
+    progress: &dyn Progress,
+    work: impl Fn(usize) + Sync,
+) -> Result<(), RepositoryError> {
+    let next = AtomicUsize::new(0);
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..cores.min(count) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count || progress.interrupted() {
+                        break;
+                    }
+                    work(number);
+                }
+            });
+        }
+    });
+    if progress.interrupted() { Err(RepositoryError::Interrupted) } else { Ok(()) }
+}
+
+/// Takes a file's path and entry.
+type Visit<'v> = dyn FnMut(&[u8], &Entry) -> Result<(), RepositoryError> + 'v;
+
+/// Walks all entries (which proves the entry trees), giving each file with its path.
+fn each_file(
+    repository: &Repository,
+    root: &Entry,
+    visit: &mut Visit<'_>,
+) -> Result<(), (Vec<u8>, RepositoryError)> {
+    let mut waiting = vec![(Vec::new(), root.clone())];
+    while let Some((path, entry)) = waiting.pop() {
+        match entry.kind {
+            EntryKind::Directory => {
+                let below = repository.entries(&entry.content).map_err(|error| (path.clone(), error))?;
+                waiting.extend(below.into_iter().rev().map(|entry| {
+                    let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+                    ([path.as_slice(), slash, &entry.name].concat(), entry)
+                }));
+            }
+            EntryKind::File => visit(&path, &entry).map_err(|error| (path, error))?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_damage(error: &RepositoryError) -> bool {
+    matches!(error, RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })
+}
+
+/// Each chunk is in a pack that is there and long enough.
+pub fn quick_chunks(
+    repository: &Repository,
+    source: &SourceRecord,
+    root: &Entry,
+) -> Result<Found, RepositoryError> {
+    let mut found = Found::default();
+    let mut walk = |path: &[u8], entry: &Entry| {
+        for chunk in repository.chunk_list(&entry.content)? {
+            if !repository.has_chunk(&chunk.id)? {
+                found.damage(source, path, &RepositoryError::MissingChunk { id: chunk.id });
+                break;
+            }
+        }
+        Ok(())
+    };
+    match each_file(repository, root, &mut walk) {
+        Ok(()) => Ok(found),
+        Err((path, error)) if is_damage(&error) => {
+            found.damage(source, &path, &error);
+            Ok(found)
+        }
+        Err((_, error)) => Err(error),
+    }
+}
+
+/// Each chunk is read back and has its id; on all cores.
+pub fn all_chunks(
+    repository: &Repository,
+    source: &SourceRecord,
+    root: &Entry,
+    progress: &dyn Progress,
+) -> Result<Found, RepositoryError> {
+    let mut found = Found::default();
+    let mut seen: HashSet<Id> = HashSet::new();
+    let mut batch: Vec<(Vec<u8>, ChunkRef)> = Vec::new();
+    let mut walk = |path: &[u8], entry: &Entry| {
+        for chunk in repository.chunk_list(&entry.content)? {
+            if seen.insert(chunk.id) {
+                batch.push((path.to_owned(), chunk));
+            }
+            if batch.len() >= BATCH {
+                read_batch(repository, source, &std::mem::take(&mut batch), &mut found, progress)?;
+            }
+        }
+        Ok(())
+    };
+    let walked = each_file(repository, root, &mut walk);
+    read_batch(repository, source, &batch, &mut found, progress)?;
+    match walked {
+        Ok(()) => Ok(found),
+        Err((path, error)) if is_damage(&error) => {
+            found.damage(source, &path, &error);
+            Ok(found)
+        }
+        Err((_, error)) => Err(error),
+    }
+}
+
+fn read_batch(
+    repository: &Repository,
+    source: &SourceRecord,
+    batch: &[(Vec<u8>, ChunkRef)],
+    found: &mut Found,
+    progress: &dyn Progress,
+) -> Result<(), RepositoryError> {
+    let failed: Mutex<Vec<(usize, RepositoryError)>> = Mutex::default();
+    on_all_cores(batch.len(), progress, |number| {
+        let Some((_, chunk)) = batch.get(number) else { return };
+        progress.advance(u64::from(chunk.len));
+        if let Err(error) = repository.read_chunk(&chunk.id) {
+            failed.lock().unwrap_or_else(PoisonError::into_inner).push((number, error));
+        }
+    })?;
+    for (number, error) in failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if !is_damage(&error) {
+            return Err(error);
+        }
+        let path = batch.get(number).map(|(path, _)| path.clone()).unwrap_or_default();
+        found.damage(source, &path, &error);
+    }
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! Proves drafts and published snapshots, and decides what an earlier proof is still worth.
+
+use super::chunks::{Found, all_chunks, prove_packs, quick_chunks};
+use super::stored_files::RepositoryFiles;
+use crate::format::{CollectionCount, Entry, Finding, Level, Manifest, Proof, Severity, SourceRecord};
+use crate::id::Id;
+use crate::progress::Progress;
+use crate::repository::{Repository, RepositoryError, Snapshots};
+use crate::source::{Judgement, VALIDATOR_VERSION, judge};
+use crate::stamp::now_nanos;
+use std::path::Path;
+use std::time::Duration;
+
+/// How thorough a validation should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    Exactly(Level),
+    /// Full where the source has no full proof younger than this, else quick.
+    FullEvery(Duration),
+}
+
+/// Where and how to work.
+pub struct ValidateOptions<'a> {
+    pub depth: Depth,
+    pub temporary_directory: &'a Path,
+}
+
+/// What a validation found.
+pub struct Outcome {
+    pub findings: Vec<Finding>,
+    /// Some finding is damage of the repository itself.
+    pub damaged: bool,
+}
+
+impl Outcome {
+    /// No error was found.
+    pub fn is_valid(&self) -> bool {
+        self.findings.iter().all(|finding| finding.severity != Severity::Error)
+    }
+}
+
+/// Proves a draft before it is published: each pack that the run wrote is read back, then each source is judged, and its
+/// proof is put into the manifest. A source whose content an earlier snapshot had proven in full inherits that proof.
+pub fn prove_draft(
+    repository: &Repository,
+    manifest: &mut Manifest,
+    fresh_packs: &[Id],
+    earlier: &Snapshots,
+    options: &ValidateOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<Outcome, RepositoryError> {
+    progress.begin("proving what was written", None);
+    prove_packs(repository, fresh_packs, progress)?;
+    let mut outcome = Outcome { findings: Vec::new(), damaged: false };
+    let profile = manifest.profile.clone();
+    // While a snapshot is known to be bad, nothing that may share its chunks is taken on trust.
+    let suspicious = earlier.list.iter().any(|snapshot| snapshot.was_found_bad());
+    let depth = if suspicious { Depth::Exactly(Level::Full) } else { options.depth };
+    for source in &mut manifest.sources {
+        let Some(root) = source.root.clone() else { continue };
+        if let Some(inherited) = inherit(source, &root, earlier).filter(|_| !suspicious) {
+            let missing = quick_chunks(repository, source, &root)?;
+            if missing.findings.is_empty() {
+                source.collections = inherited.collections;
+                source.written_by = inherited.written_by;
+                source.proof = Some(inherited.proof);
+                continue;
+            }
+        }
+        let level = level_for(source, &profile, earlier, depth);
+        let found = prove_source(repository, source, level, options.temporary_directory, progress)?;
+        source.collections = found.collections;
+        source.written_by = found.written_by;
+        outcome.damaged |= found.damaged;
+        outcome.findings.extend(found.findings.iter().cloned());
+        source.proof = Some(Proof {
+            level,
+            validator: VALIDATOR_VERSION,
+            time_ns: now_nanos(),
+            inherited_from: None,
+            findings: found.findings,
+        });
+    }
+    Ok(outcome)
+}
+
+/// Proves a published snapshot again.
+pub fn validate(
+    repository: &Repository,
+    manifest: &Manifest,
+    level: Level,
+    temporary_directory: &Path,
+    progress: &dyn Progress,
+) -> Result<Outcome, RepositoryError> {
+    let mut outcome = Outcome { findings: Vec::new(), damaged: false };
+    for source in manifest.sources.iter().filter(|source| source.root.is_some()) {
+        let found = prove_source(repository, source, level, temporary_directory, progress)?;
+        outcome.damaged |= found.damaged;
+        outcome.findings.extend(found.findings);
+    }
+    Ok(outcome)
+}
+
+struct Inherited {
+    proof: Proof,
+    collections: Vec<CollectionCount>,
+    written_by: Option<String>,
+}
+
+fn inherit(source: &SourceRecord, root: &Entry, earlier: &Snapshots) -> Option<Inherited> {
+    earlier.list.iter().rev().find_map(|snapshot| {
+        // A snapshot that a later validation found bad has nothing to leave.
+        let sound = snapshot.is_valid().then_some(snapshot)?;
+        let before = sound.manifest.source(&source.name).filter(|before| before.kind == source.kind)?;
+        let proof = before.proof.as_ref()?;
+        let same = before.root.as_ref().is_some_and(|earlier| {
+            earlier.content == root.content && earlier.size == root.size && earlier.captured == root.captured
+        });
+        let proven = is_full(proof.level, proof.validator, proof.is_valid());
+        (same && proven).then(|| {
+            let inherited_from = proof.inherited_from.or(Some(snapshot.stamp));
+            Inherited {
+                proof: Proof { inherited_from, ..proof.clone() },
+                collections: before.collections.clone(),
+                written_by: before.written_by.clone(),
+            }
+        })
+    })
+}
+
+/// A proof that today's checks would not go beyond.
+fn is_full(level: Level, validator: u32, valid: bool) -> bool {
+    level == Level::Full && validator == VALIDATOR_VERSION && valid
+}
+
+fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: Depth) -> Level {
+    let every = match depth {
+        Depth::Exactly(level) => return level,
+        Depth::FullEvery(every) => i64::try_from(every.as_nanos()).unwrap_or(i64::MAX),
+    };
+    let since = now_nanos().saturating_sub(every);
+    let recent =
+        earlier.list.iter().filter(|snapshot| snapshot.manifest.profile == profile).any(|snapshot| {
+            let own = snapshot.manifest.source(&source.name).and_then(|before| before.proof.as_ref());
+            let at_publication = own.is_some_and(|proof| {
+                is_full(proof.level, proof.validator, proof.is_valid()) && proof.time_ns >= since
+            });
+            let afterwards = snapshot.later_proof.as_ref().is_some_and(|proof| {
+                let full = is_full(proof.level, proof.validator, proof.is_valid());
+                full && proof.time_ns >= since && proof.sources.contains(&source.name)
+            });
+            at_publication || afterwards
+        });
+    if recent { Level::Quick } else { Level::Full }
+}
+
+fn prove_source(
+    repository: &Repository,
+    source: &SourceRecord,
+    level: Level,
+    temporary_directory: &Path,
+    progress: &dyn Progress,
+) -> Result<Found, RepositoryError> {
+    let Some(root) = &source.root else { return Ok(Found::default()) };
+    progress.begin(&format!("validating {} ({})", source.name, level.name()), Some(source.counts.bytes));
+    let mut found = match level {
+        Level::Quick => quick_chunks(repository, source, root)?,
+        Level::Full => all_chunks(repository, source, root, progress)?,
+    };
+    if found.damaged {
+        return Ok(found);
+    }
+    let files = RepositoryFiles::new(repository, root);
+    match judge(source.kind, &source.name, &files, level, temporary_directory) {
+        Ok(Judgement { findings, collections, written_by }) => {
+            found.findings.extend(findings);
+            found.collections = collections;
+            found.written_by = written_by;
+        }
+        Err(error) => match error.downcast::<RepositoryError>() {
+            Ok(error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })) => {
+                found.damage(source, b"", &error);
+            }
+            Ok(error) => return Err(error),
+            Err(error) => {
+                let directory = temporary_directory.to_owned();
+                return Err(RepositoryError::Scratch { directory, source: error });
+            }
+        },
+    }
+    Ok(found)
+}

@@ -1,0 +1,85 @@
+//! A source in the repository, as its judge reads it.
+
+use crate::format::Entry;
+use crate::repository::{FileReader, Repository};
+use crate::source::{ReadAt, StoredFiles};
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+
+/// Listings that are kept: a judge asks for file after file of a directory, and again of its own.
+const LISTINGS: usize = 4;
+
+/// A directory's path and what it holds.
+type Listing = (Vec<u8>, Rc<Vec<Entry>>);
+
+/// One source of a snapshot.
+pub struct RepositoryFiles<'r> {
+    repository: &'r Repository,
+    root: &'r Entry,
+    /// The directories listed last, the latest first.
+    listed: RefCell<Vec<Listing>>,
+}
+
+impl<'r> RepositoryFiles<'r> {
+    pub fn new(repository: &'r Repository, root: &'r Entry) -> Self {
+        Self { repository, root, listed: RefCell::default() }
+    }
+
+    fn find(&self, path: &[u8]) -> io::Result<Entry> {
+        if path.is_empty() {
+            return Ok(self.root.clone());
+        }
+        let slash = path.iter().rposition(|byte| *byte == b'/');
+        let (above, name) = slash.map_or((&[][..], path), |at| {
+            (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default())
+        });
+        let listing = self.listing(above)?;
+        let place = listing.binary_search_by(|entry| entry.name.as_slice().cmp(name)).ok();
+        place.and_then(|place| listing.get(place)).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn listing(&self, path: &[u8]) -> io::Result<Rc<Vec<Entry>>> {
+        let place = self.listed.borrow().iter().position(|(listed, _)| listed == path);
+        let found = match place {
+            Some(place) => self.listed.borrow_mut().remove(place),
+            None => (path.to_owned(), Rc::new(self.list(&self.find(path)?)?)),
+        };
+        let listing = Rc::clone(&found.1);
+        let mut listed = self.listed.borrow_mut();
+        listed.insert(0, found);
+        listed.truncate(LISTINGS);
+        Ok(listing)
+    }
+}
+
+impl StoredFiles for RepositoryFiles<'_> {
+    fn root(&self) -> &Entry {
+        self.root
+    }
+
+    fn list(&self, directory: &Entry) -> io::Result<Vec<Entry>> {
+        self.repository.entries(&directory.content).map_err(io::Error::other)
+    }
+
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {
+        let entry = self.find(path)?;
+        Ok(Box::new(Stored(FileReader::open(self.repository, &entry).map_err(io::Error::other)?)))
+    }
+}
+
+struct Stored<'r>(FileReader<'r>);
+
+impl ReadAt for Stored<'_> {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buffer.len() as u64);
+        if end.is_none_or(|end| end > self.0.size()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.0.read_exact_at(buffer, offset).map_err(io::Error::other)
+    }
+}
