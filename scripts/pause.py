@@ -6,11 +6,11 @@ at a time. Beside the captures the writer is stopped by an empty lock and unlock
 
 import argparse
 import json
+import multiprocessing
 import os
 import sqlite3
 import statistics
 import subprocess
-import threading
 import time
 
 
@@ -29,31 +29,39 @@ def make(path, megabytes):
     connection.close()
 
 
-class Worker(threading.Thread):
-    """Repeats a step on a connection of its own and keeps each one's time in ms."""
+class Worker:
+    """A process that repeats a step on a connection of its own and keeps each one's time in ms, in two parts."""
 
-    def __init__(self, path, step, pause):
-        super().__init__(daemon=True)
-        self.path, self.step, self.pause = path, step, pause
-        self.times, self.stopped, self.failed = [], threading.Event(), 0
+    def __init__(self, path, step):
+        self.phase = multiprocessing.Value("i", 0)
+        self.results, theirs = multiprocessing.Pipe(duplex=False)
+        self.process = multiprocessing.Process(target=self.run, args=(path, step, theirs), daemon=True)
+        self.process.start()
 
-    def run(self):
-        connection = sqlite3.connect(self.path, timeout=1000, isolation_level=None)
-        number = 0
-        while not self.stopped.is_set():
+    def run(self, path, step, results):
+        connection = sqlite3.connect(path, timeout=1000, isolation_level=None)
+        times, failed, number = ([], []), 0, 0
+        while self.phase.value < 2:
             started = time.perf_counter()
             try:
-                connection.execute(self.step, (number,)).fetchall()
+                connection.execute(step, (number,)).fetchall()
             except sqlite3.Error:
-                self.failed += 1
-            self.times.append((time.perf_counter() - started) * 1000)
+                failed += 1
+            times[min(self.phase.value, 1)].append((time.perf_counter() - started) * 1000)
             number += 1
-            time.sleep(self.pause)
+            time.sleep(0.002)
         connection.close()
+        results.send((times, failed))
+
+    def next_part(self):
+        self.phase.value += 1
 
     def end(self):
-        self.stopped.set()
-        self.join()
+        """The times without captures, those beside captures, and how many steps failed."""
+        self.next_part()
+        (quiet, beside), failed = self.results.recv()
+        self.process.join()
+        return quiet, beside, failed
 
 
 def spread(values):
@@ -129,21 +137,19 @@ def main():
     pauses, durations, ways = captures(options.binary, repository, path, count, arguments, touch)
     print(f"pause, idle             {spread(pauses)}  ({', '.join(sorted(ways))}; a backup takes {statistics.median(durations):.0f} ms)")
 
-    writer = Worker(path, "INSERT INTO tail (note) VALUES ('row ' || ?)", 0.002)
-    reader = Worker(path, "SELECT length(document) FROM embeddings WHERE id = 1 + ? % 1000", 0.002)
-    writer.start(), reader.start()
-    time.sleep(2)
-    quiet_writes, quiet_reads = list(writer.times), list(reader.times)
-    print(f"empty lock, writing     {spread(empty_locks(path, 200))}")
-    mark_writes, mark_reads = len(writer.times), len(reader.times)
+    writer = Worker(path, "INSERT INTO tail (note) VALUES ('row ' || ?)")
+    reader = Worker(path, "SELECT length(document) FROM embeddings WHERE id = 1 + ? % 1000")
+    time.sleep(3)
+    writer.next_part(), reader.next_part()
     pauses, durations, ways = captures(options.binary, repository, path, count, arguments)
-    writes, reads = writer.times[mark_writes:], reader.times[mark_reads:]
-    writer.end(), reader.end()
+    quiet_writes, writes, failed_writes = writer.end()
+    quiet_reads, reads, failed_reads = reader.end()
     print(f"pause, writing          {spread(pauses)}  ({', '.join(sorted(ways))}; a backup takes {statistics.median(durations):.0f} ms)")
     print(f"a write, no capture     {spread(quiet_writes)}")
-    print(f"a write, captures       {spread(writes)}  ({len(writes)} writes, {writer.failed} failed)")
+    print(f"a write, captures       {spread(writes)}  ({len(writes)} writes, {failed_writes} failed)")
     print(f"a read, no capture      {spread(quiet_reads)}")
-    print(f"a read, captures        {spread(reads)}  ({len(reads)} reads, {reader.failed} failed)")
+    print(f"a read, captures        {spread(reads)}  ({len(reads)} reads, {failed_reads} failed)")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,9 @@ use crate::backend::LocalBackend;
 use crate::backup::BackupRequest;
 use crate::config::{FULL_EVERY, parse_duration};
 use crate::flow::{PublishRequest, Published, prove_and_publish};
-use crate::format::{Level, Manifest, NoteReason, Severity, SnapshotKind, SourceRecord};
+use crate::format::{
+    Consistency, Level, Manifest, Note, NoteReason, Severity, SnapshotKind, SourceKind, SourceRecord,
+};
 use crate::progress::Progress;
 use crate::source::{CaptureOptions, HoldMode, SourceSpec};
 use crate::stamp::rfc3339_millis;
@@ -172,13 +174,23 @@ fn is_incomplete(source: &SourceRecord) -> bool {
     source.notes.iter().any(|note| note.reason == NoteReason::Unreadable)
 }
 
-/// What could not be read, and what was changing while it was.
+/// What could not be read, what was changing while it was, and what nothing could hold.
 fn worth_a_word(manifest: &Manifest) -> Vec<String> {
-    let notes =
-        manifest.sources.iter().flat_map(|source| source.notes.iter().map(move |note| (source, note)));
-    let failed =
-        notes.filter(|(_, note)| matches!(note.reason, NoteReason::Unreadable | NoteReason::Changing));
-    failed.map(|(source, note)| format!("{}/{}: {}", source.name, name(&note.path), note.detail)).collect()
+    let mut words = Vec::new();
+    for source in &manifest.sources {
+        let failed = |note: &&Note| matches!(note.reason, NoteReason::Unreadable | NoteReason::Changing);
+        let said = |note: &Note| format!("{}/{}: {}", source.name, name(&note.path), note.detail);
+        words.extend(source.notes.iter().filter(failed).map(said));
+        let is_held = matches!(source.kind, SourceKind::Chroma | SourceKind::Sqlite);
+        if is_held && source.root.is_some() && source.consistency == Consistency::Optimistic {
+            words.push(format!(
+                "source {:?} was not held, only compared before and after reading: no lock reaches its writers (a network \
+                 or FUSE file system), or none was wanted",
+                source.name
+            ));
+        }
+    }
+    words
 }
 
 fn source_json(source: &SourceRecord) -> Value {

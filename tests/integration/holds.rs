@@ -156,6 +156,35 @@ fn a_subvolume_is_snapshotted_as_a_whole() {
 }
 
 #[test]
+fn where_no_lock_reaches_the_writers_it_is_said() {
+    if !is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.init();
+    // Not among the file systems whose locks are known to be this kernel's alone.
+    let place = scratch.mkdir("ramfs");
+    run(Command::new("mount").args(["-t", "ramfs", "none"]).arg(&place));
+    let writer = Writer::start(&place.join("app.db"), "delete");
+    for round in 0..4 {
+        let (code, document) = scratch.json(["backup", "db=ramfs/app.db", "--validate", "quick"]);
+        // A writer that never rests may be too fast.
+        if code == 0 {
+            assert_eq!(consistency(&document, "db"), "optimistic");
+            assert!(document["warnings"].to_string().contains("was not held"), "{document:#}");
+            scratch.ok(["restore", "latest", "-t", &format!("out-{round}")]);
+            check(&scratch.path(&format!("out-{round}/db/app.db")));
+        } else {
+            assert_eq!((code, document["error"]["code"].as_str().unwrap()), (21, "source_kept_changing"));
+        }
+    }
+    writer.stop();
+    let (code, document) = scratch.json(["backup", "db=ramfs/app.db", "--validate", "quick"]);
+    run(Command::new("umount").arg("-l").arg(&place));
+    assert_eq!(code, 0, "{document:#}");
+}
+
+#[test]
 fn what_is_asked_for_but_not_there_is_refused() {
     let scratch = Scratch::new();
     scratch.init();

@@ -171,11 +171,15 @@ fn killed_at_every_step() {
     if !has("strace") || !has("python3") {
         return;
     }
-    for mode in ["delete", "wal"] {
+    for (mode, kind) in [("delete", "sqlite"), ("wal", "sqlite"), ("delete", "chroma")] {
         let scratch = Scratch::new();
         scratch.init();
         let directory = scratch.mkdir("service");
-        let mut service = Service::start(&directory, mode);
+        let (database, place) = match kind {
+            "sqlite" => ("app.db", "app=service/app.db"),
+            _ => ("chroma.sqlite3", "app=service"),
+        };
+        let mut service = Service::start_by(Command::new("python3"), &directory, database, mode);
         let mut killed = 0;
         for call in ["fcntl", "pread64", "openat", "rename", "renameat2", "fsync"] {
             for nth in [1, 2, 3, 5, 8, 13, 21] {
@@ -188,18 +192,18 @@ fn killed_at_every_step() {
                     env!("CARGO_BIN_EXE_icecore"),
                 ]);
                 traced
-                    .args(["--json", "backup", "db=service/app.db", "--reread"])
+                    .args(["--json", "backup", place, "--reread", "--kind", &format!("app={kind}")])
                     .current_dir(scratch.directory.path());
                 traced.env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", scratch.path("home"));
                 let ended = traced.output().unwrap();
                 killed += u32::from(ended.status.code().is_none());
-                assert_eq!(state(&directory), before, "{mode}: killed at {call} {nth}");
+                assert_eq!(state(&directory), before, "{mode}, {kind}: killed at {call} {nth}");
                 service.write();
             }
         }
         assert!(killed > 15, "{killed} runs were killed");
         // What killed runs left in the repository hinders nobody.
-        scratch.backup(&["db=service/app.db"]);
+        scratch.backup(&[place]);
         scratch.ok(["validate", "--all"]);
     }
 }
