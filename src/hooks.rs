@@ -171,8 +171,13 @@ pub struct Quiesced<'h> {
 }
 
 impl<'h> Quiesced<'h> {
-    /// Takes the lock file, then runs `before`. If that fails, `after` has run.
-    pub fn begin(hooks: &'h Hooks, profile: &'h str, progress: &dyn Progress) -> Result<Self, HookError> {
+    /// Takes the lock file, then runs `before`. If that fails, `after` has run; that it failed too becomes a warning.
+    pub fn begin(
+        hooks: &'h Hooks,
+        profile: &'h str,
+        warnings: &mut Vec<String>,
+        progress: &dyn Progress,
+    ) -> Result<Self, HookError> {
         let stop = || progress.interrupted();
         let mut lock = None;
         if let Some(path) = &hooks.lock_file {
@@ -192,8 +197,7 @@ impl<'h> Quiesced<'h> {
             progress.begin("running the hook `before`", None);
             let ran = before.run("before", hooks.timeout, &[("ICECORE_PROFILE", profile)], &stop);
             if let Err(error) = ran {
-                // What it failed of is said; that `after` failed too would follow from it.
-                drop(quiesced.pay());
+                warnings.extend(quiesced.pay().err().map(|error| error.to_string()));
                 return Err(error);
             }
         }

@@ -170,7 +170,9 @@ impl Reader<'_> {
                 }
             }
         }
-        self.progress.begin(&format!("reading {}", names.join(", ")), None);
+        if !names.is_empty() {
+            self.progress.begin(&format!("reading {}", names.join(", ")), None);
+        }
         let moments = capture_together(&mut members, &self.request.options).map_err(|failed| {
             let name = names.get(failed.place).copied().unwrap_or_default();
             BackupError::from_capture(name, failed.error)
@@ -228,7 +230,13 @@ fn record_of(
         exclude: spec.exclude.clone(),
         parent,
         consistency: capture.consistency,
-        captured_ns,
+        // When a snapshot mounted elsewhere was made isn't known, but not before its newest change: what changed then may
+        // have changed again in the same tick.
+        captured_ns: if spec.source_path.is_some() {
+            captured_ns.min(recording.newest_ns)
+        } else {
+            captured_ns
+        },
         point_ns: capture.point_ns,
         moment,
         writer_pause_ms: capture.writer_pause.as_millis() as u64,
@@ -254,6 +262,7 @@ fn missing(path: &Path) -> Recording {
         counts: Counts::default(),
         notes: vec![Note { path: Vec::new(), reason: NoteReason::Remark, detail }],
         more_notes: 0,
+        newest_ns: i64::MIN,
         parent_damage: None,
     }
 }

@@ -48,6 +48,7 @@ pub struct TreeRecorder<'r> {
     counts: Counts,
     notes: Vec<Note>,
     more_notes: u64,
+    newest_ns: i64,
 }
 
 /// Content that was handed over.
@@ -67,6 +68,8 @@ pub struct Recording {
     pub counts: Counts,
     pub notes: Vec<Note>,
     pub more_notes: u64,
+    /// The newest change of any entry, by its change time.
+    pub newest_ns: i64,
     /// Reading the parent failed, with the reason: everything was read from the source instead.
     pub parent_damage: Option<String>,
 }
@@ -101,14 +104,15 @@ impl<'r> TreeRecorder<'r> {
             counts: Counts::default(),
             notes: Vec::new(),
             more_notes: 0,
+            newest_ns: i64::MIN,
         }
     }
 
     /// What came together.
     pub fn finish(self) -> Recording {
         let parent_damage = self.parent.and_then(|parent| parent.damage);
-        let Self { root, counts, notes, more_notes, .. } = self;
-        Recording { root, counts, notes, more_notes, parent_damage }
+        let Self { root, counts, notes, more_notes, newest_ns, .. } = self;
+        Recording { root, counts, notes, more_notes, newest_ns, parent_damage }
     }
 
     fn token(&mut self, content: Handed) -> u64 {
@@ -317,6 +321,7 @@ impl Recorder for TreeRecorder<'_> {
 
     fn add(&mut self, entry: Entry, taken: Option<Taken>) -> Result<(), CaptureError> {
         self.count(&entry, taken.is_none());
+        self.newest_ns = self.newest_ns.max(entry.state.map_or(i64::MIN, |state| state.ctime_ns));
         self.place(entry, taken)
     }
 

@@ -20,7 +20,7 @@ Begin with:
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 done but some entries could not be read or owners set, 10 no repository,
 11 busy, 13 no such snapshot, 14 repository damaged, 16 not enough space, 20 invalid (not published), 21 a source kept
 changing or could not be held, 22 refused, 23 restore incomplete, 24 restored but the check of the result failed,
-130/143 ended by a signal. Unknown codes mean failure."
+25 a hook failed, 130/143 ended by a signal. Unknown codes mean failure."
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -161,6 +161,9 @@ pub struct Backup {
     /// Read a source from here instead: a snapshot of it that is mounted elsewhere
     #[arg(long = "source-path", value_name = "NAME=PATH")]
     pub source_paths: Vec<String>,
+    /// Run no hooks: what they would bring to rest is at rest already
+    #[arg(long)]
+    pub no_hooks: bool,
     /// Only say what would be backed up
     #[arg(short = 'n', long)]
     pub dry_run: bool,

@@ -87,7 +87,7 @@ fn request(
         None => Depth::FullEvery(full_every),
     };
     // Hooks belong to the services of the config's sources.
-    let config = context.config.as_ref().filter(|_| arguments.paths.is_empty());
+    let config = context.config.as_ref().filter(|_| arguments.paths.is_empty() && !arguments.no_hooks);
     let hooks = config.map(|config| config.hooks.clone()).unwrap_or_default();
     Ok(PublishRequest { backup, depth, patience: context.patience()?, reread: arguments.reread, hooks })
 }
@@ -99,6 +99,8 @@ fn dry_run(sources: &[SourceSpec]) -> Result<Report, Failure> {
         let exists = source.read_path().exists();
         let state = if exists {
             ""
+        } else if source.source_path.is_some() {
+            "  (not there now; a hook may mount it)"
         } else if source.optional {
             "  (missing, optional)"
         } else {
@@ -118,11 +120,12 @@ fn dry_run(sources: &[SourceSpec]) -> Result<Report, Failure> {
         keys.insert(source.name.clone(), described);
     }
     lines.push("nothing was read or stored".into());
-    let missing = sources.iter().find(|source| !source.optional && !source.read_path().exists());
-    if let Some(source) = missing {
-        let message = format!("source {:?}: {} does not exist", source.name, source.read_path().display());
+    let is_missing =
+        |source: &&SourceSpec| !source.optional && source.source_path.is_none() && !source.path.exists();
+    if let Some(source) = sources.iter().find(is_missing) {
+        let message = format!("source {:?}: {} does not exist", source.name, source.path.display());
         let mut failure = Failure::new(ExitCode::Unexpected, "source_missing", message)
-            .at(source.read_path())
+            .at(&source.path)
             .hint("a source that may be missing is marked `optional = true`");
         failure.keys.insert("sources".into(), Value::Object(keys));
         failure.details = lines;

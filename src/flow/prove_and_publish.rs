@@ -91,13 +91,16 @@ fn prove_and_publish_alone(
     let writer = ChunkWriter::new(repository, trust);
     // Stamps go by all snapshots; what may be taken over goes by what the request allows.
     let known = if reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };
-    let quiesced =
-        Quiesced::begin(&request.hooks, &request.backup.profile, progress).map_err(|error| match error {
-            HookError::Interrupted => FlowError::Backup(BackupError::Interrupted),
-            error => FlowError::Hook(error),
-        })?;
+    let quiesced = Quiesced::begin(&request.hooks, &request.backup.profile, warnings, progress);
+    let quiesced = quiesced.map_err(|error| match error {
+        HookError::Interrupted => FlowError::Backup(BackupError::Interrupted),
+        error => FlowError::Hook(error),
+    })?;
     let draft = backup(&writer, &known, &request.backup, progress);
     let ended = quiesced.end();
+    if let (Err(_), Err(error)) = (&draft, &ended) {
+        warnings.push(error.to_string());
+    }
     let draft = draft?;
     ended?;
     warnings.extend(draft.warnings);

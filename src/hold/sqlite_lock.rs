@@ -259,6 +259,20 @@ impl SqliteHold {
         }
     }
 
+    /// How many frames of the log readers see at this moment (`mxFrame` of the wal-index header,
+    /// <https://sqlite.org/walformat.html>); it only grows while this holds. `None` outside WAL mode, and while the header
+    /// is being written.
+    pub fn frames(&self) -> io::Result<Option<u32>> {
+        let Self::Wal { shm, .. } = self else { return Ok(None) };
+        // The header is there twice, so that whoever finds it different knows that it was in the middle of a change.
+        let mut copies = [0u8; 96];
+        shm.read_exact_at(&mut copies, 0)?;
+        let (one, other) = copies.split_at(48);
+        let is_whole = one == other && one.get(12) == Some(&1);
+        let frames = one.get(16..).and_then(<[u8]>::first_chunk);
+        Ok(frames.filter(|_| is_whole).map(|bytes| u32::from_ne_bytes(*bytes)))
+    }
+
     /// Writers wait as long as this lasts.
     pub fn keeps_writers_out(&self) -> bool {
         matches!(self, Self::Rollback { .. } | Self::HotJournal { .. })

@@ -9,9 +9,10 @@ use nix::libc::c_char;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The inode number of every subvolume's root (`BTRFS_FIRST_FREE_OBJECTID`).
 const ROOT_INODE: u64 = 256;
@@ -44,12 +45,14 @@ struct RootReferences {
 }
 
 nix::ioctl_readwrite!(subvolumes_below, 0x94, 61, RootReferences);
+nix::ioctl_write_ptr!(subvolume_create, 0x94, 14, VolumeArguments);
+nix::ioctl_write_ptr!(set_flags, 0x94, 26, u64);
 nix::ioctl_write_ptr!(snapshot_destroy, 0x94, 15, VolumeArguments);
 nix::ioctl_write_ptr!(snapshot_create, 0x94, 23, VolumeArgumentsV2);
 
-/// A read-only snapshot in a private directory, removed when this is dropped. One that a crash left is removed by
-/// `remove_stale`: its directory is no longer locked.
-pub struct SubvolumeSnapshot {
+/// A private directory in which snapshots of a subvolume can be made, and removed again. It goes when this is dropped; one
+/// that a crash left is removed by `remove_stale`, since nobody holds its lock any more.
+pub struct SnapshotPlace {
     directory: PathBuf,
     _alive: Flock<OwnedFd>,
 }
@@ -84,53 +87,67 @@ pub fn holds_others(path: &Path) -> io::Result<bool> {
         .any(|place| place != path.to_string_lossy() && Path::new(&place).starts_with(path)))
 }
 
-impl SubvolumeSnapshot {
-    /// Snapshots the subvolume at `source` into the first of `directories` that takes it; none may lie inside `source`.
-    pub fn create(source: &Path, directories: &[&Path]) -> io::Result<Self> {
-        let subvolume = open_directory(source)?;
+impl SnapshotPlace {
+    /// Makes one in the first of `directories` that will do: on btrfs, outside `source`, and so that what is made there can
+    /// be removed (the kernel lets an owner make snapshots that only root may remove).
+    pub fn find(source: &Path, directories: &[&Path]) -> io::Result<Self> {
         let mut failure = io::Error::from(io::ErrorKind::NotFound);
         for beside in directories.iter().filter(|directory| !directory.starts_with(source)) {
-            match Self::create_in(&subvolume, beside) {
-                Ok(snapshot) => return Ok(snapshot),
+            match Self::make(beside) {
+                Ok(place) => return Ok(place),
                 Err(error) => failure = error,
             }
         }
         Err(failure)
     }
 
-    fn create_in(subvolume: &OwnedFd, beside: &Path) -> io::Result<Self> {
-        let is_btrfs =
-            |place: &OwnedFd| fstatfs(place).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC);
+    fn make(beside: &Path) -> io::Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !is_btrfs(&open_directory(beside)?) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let directory = beside.join(format!("{PREFIX}{}-{}", std::process::id(), subvolume.as_raw_fd()));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = beside.join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::DirBuilder::new().mode(0o700).create(&directory)?;
         let made = open_directory(&directory).and_then(|place| {
-            let alive = Flock::lock(place, FlockArg::LockExclusiveNonblock)
-                .map_err(|(_, errno)| io::Error::from(errno))?;
-            let arguments = VolumeArgumentsV2 {
-                fd: i64::from(subvolume.as_raw_fd()),
-                transaction: 0,
-                flags: READ_ONLY,
-                unused: [0; 4],
-                name: padded(NAME),
-            };
+            let alive = Flock::lock(place, FlockArg::LockExclusiveNonblock);
+            let alive = alive.map_err(|(_, errno)| io::Error::from(errno))?;
+            let arguments = VolumeArguments { fd: 0, name: padded(NAME) };
             // SAFETY: the kernel reads one structure of this layout and keeps no pointer to it.
-            unsafe { snapshot_create(alive.as_fd().as_raw_fd(), &raw const arguments) }?;
+            unsafe { subvolume_create(alive.as_raw_fd(), &raw const arguments) }?;
+            destroy(&directory)?;
             Ok(alive)
         });
         match made {
             Ok(alive) => Ok(Self { directory, _alive: alive }),
             Err(error) => {
+                // Its owner may remove an empty subvolume like any directory.
+                let _ = fs::remove_dir(directory.join(NAME));
                 fs::remove_dir(&directory)?;
                 Err(error)
             }
         }
     }
 
-    /// Where the source's files can be read as they were.
-    pub fn path(&self) -> PathBuf {
+    /// Snapshots the subvolume at `source` as it is now; a snapshot taken here before is removed.
+    pub fn take(&self, source: &Path) -> io::Result<()> {
+        destroy(&self.directory)?;
+        let subvolume = open_directory(source)?;
+        let place = open_directory(&self.directory)?;
+        let arguments = VolumeArgumentsV2 {
+            fd: i64::from(subvolume.as_raw_fd()),
+            transaction: 0,
+            flags: READ_ONLY,
+            unused: [0; 4],
+            name: padded(NAME),
+        };
+        // SAFETY: the kernel reads one structure of this layout and keeps no pointer to it.
+        unsafe { snapshot_create(place.as_raw_fd(), &raw const arguments) }?;
+        Ok(())
+    }
+
+    /// Where the source's files can be read as they were when it was taken.
+    pub fn snapshot(&self) -> PathBuf {
         self.directory.join(NAME)
     }
 
@@ -146,28 +163,40 @@ impl SubvolumeSnapshot {
                     .and_then(|place| Flock::lock(place, FlockArg::LockExclusiveNonblock).ok());
                 if locked.is_some() {
                     // What can't be removed now is tried again by the next run.
-                    let _ = remove(&item.path());
+                    let _ = destroy(&item.path()).and_then(|()| fs::remove_dir(item.path()));
                 }
             }
         }
     }
 }
 
-impl Drop for SubvolumeSnapshot {
+impl Drop for SnapshotPlace {
     fn drop(&mut self) {
         // Left behind it is removed by the next run.
-        let _ = remove(&self.directory);
+        let _ = destroy(&self.directory).and_then(|()| fs::remove_dir(&self.directory));
     }
 }
 
-fn remove(directory: &Path) -> io::Result<()> {
+/// Removes the snapshot in a private directory, if there is one.
+fn destroy(directory: &Path) -> io::Result<()> {
+    let snapshot = match open_directory(&directory.join(NAME)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    // Without CAP_SYS_ADMIN a read-only one can't be removed. Where this is refused the next call says why.
+    let writable = 0u64;
+    // SAFETY: the kernel reads one number.
+    let _ = unsafe { set_flags(snapshot.as_raw_fd(), &raw const writable) };
+    drop(snapshot);
     let place = open_directory(directory)?;
     let arguments = VolumeArguments { fd: 0, name: padded(NAME) };
     // SAFETY: the kernel reads one structure of this layout and keeps no pointer to it.
-    match unsafe { snapshot_destroy(place.as_raw_fd(), &raw const arguments) } {
-        Ok(_) | Err(Errno::ENOENT) => fs::remove_dir(directory),
-        Err(errno) => Err(errno.into()),
-    }
+    unsafe { snapshot_destroy(place.as_raw_fd(), &raw const arguments) }?;
+    Ok(())
+}
+
+fn is_btrfs(directory: &OwnedFd) -> bool {
+    fstatfs(directory).is_ok_and(|stat| stat.filesystem_type() == BTRFS_SUPER_MAGIC)
 }
 
 fn padded<const N: usize>(name: &str) -> [c_char; N] {

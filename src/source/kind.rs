@@ -26,7 +26,7 @@ pub fn staged<'a>(
             None => Some(Box::new(chroma::StoreCapture::new(spec, options)?)),
         },
         SourceKind::Sqlite => {
-            if options.hold == HoldMode::FsSnapshot {
+            if options.hold == HoldMode::FsSnapshot && !options.cold {
                 let detail = "a single file is no btrfs subvolume".into();
                 let path = spec.read_path().to_owned();
                 return Err(CaptureError::CannotHold { path, hold: options.hold, detail });

@@ -14,6 +14,8 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// How long some are held while another is waited for, and how long a common moment is looked for at all.
 const JOINT_PATIENCE: Duration = Duration::from_millis(500);
 const JOINT_WAIT: Duration = Duration::from_secs(10);
+/// How long a moment is looked for at which nothing is committed in several databases that nobody has to wait for.
+const NOTE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// A source on its way to its moment.
 pub struct Member<'m> {
@@ -78,6 +80,12 @@ struct Groups<'g, 'm> {
     next_moment: u32,
 }
 
+/// What is held, and since when writers wait.
+struct Held {
+    grips: Vec<Grip>,
+    since: Instant,
+}
+
 /// Why a group wasn't held.
 enum Hindrance {
     Busy { place: usize, waited: Duration, detail: &'static str },
@@ -97,7 +105,7 @@ impl Groups<'_, '_> {
                         self.with(*place, |staged, recorder| staged.rehearse(recorder))?;
                 }
             }
-            let (grips, unheld) = match self.hold_all(places, patience) {
+            let (held, unheld) = match self.hold_all(places, patience) {
                 Ok(held) => held,
                 Err(Hindrance::Failed(failed)) => return Err(failed),
                 Err(Hindrance::Busy { .. }) if places.len() > 1 => return Ok(places.to_vec()),
@@ -110,7 +118,12 @@ impl Groups<'_, '_> {
             let alone = places.len() == 1;
             let frozen: Vec<usize> =
                 places.iter().copied().filter(|place| alone || !unheld.contains(place)).collect();
-            match self.freeze_all(&frozen, grips)? {
+            if !self.note_all(&frozen)? {
+                // Writers that nothing stops committed again and again: they have no common moment.
+                self.release_all(places);
+                return Ok(places.to_vec());
+            }
+            match self.freeze_all(&frozen, held)? {
                 Ok(point_ns) => {
                     self.record_all(&frozen, point_ns)?;
                     return Ok(if alone { Vec::new() } else { unheld });
@@ -138,15 +151,12 @@ impl Groups<'_, '_> {
 
     /// All or none: while one of several is waited for, the others are held only for a short time, or an application
     /// that writes two databases in one go would wait for us while we wait for it.
-    fn hold_all(
-        &mut self,
-        places: &[usize],
-        patience: Duration,
-    ) -> Result<(Vec<Grip>, Vec<usize>), Hindrance> {
+    fn hold_all(&mut self, places: &[usize], patience: Duration) -> Result<(Held, Vec<usize>), Hindrance> {
         let started = Instant::now();
         let mut order = places.to_vec();
         loop {
             let (mut grips, mut unheld) = (Vec::new(), Vec::new());
+            let mut since = None;
             let mut busy = None;
             for (turn, place) in order.iter().copied().enumerate() {
                 let left = patience.saturating_sub(started.elapsed());
@@ -158,7 +168,10 @@ impl Groups<'_, '_> {
                     Ok(holding)
                 });
                 match held.map_err(Hindrance::Failed)? {
-                    Holding::Held(grip) => grips.extend(grip),
+                    Holding::Held(grip) => {
+                        since = since.or_else(|| grip.as_ref().map(|_| Instant::now()));
+                        grips.extend(grip);
+                    }
                     Holding::Unheld => unheld.push(place),
                     Holding::Busy(detail) => {
                         busy = Some((place, detail));
@@ -166,7 +179,9 @@ impl Groups<'_, '_> {
                     }
                 }
             }
-            let Some((place, detail)) = busy else { return Ok((grips, unheld)) };
+            let Some((place, detail)) = busy else {
+                return Ok((Held { grips, since: since.unwrap_or_else(Instant::now) }, unheld));
+            };
             self.release_all(places);
             if started.elapsed() >= patience {
                 return Err(Hindrance::Busy { place, waited: started.elapsed(), detail });
@@ -185,21 +200,41 @@ impl Groups<'_, '_> {
         }
     }
 
+    /// Notes the state of all members at one moment: two rounds that find the same. `false` if there is none for a while.
+    fn note_all(&mut self, places: &[usize]) -> Result<bool, Failed> {
+        let since = Instant::now();
+        let mut before = None;
+        while since.elapsed() < NOTE_PATIENCE {
+            let mut notes = Vec::with_capacity(places.len());
+            for place in places {
+                notes.push(self.with(*place, |staged, _| staged.note())?);
+            }
+            // One that can go on by itself has its moment whenever it is looked at.
+            if notes.iter().flatten().count() < 2 || before.as_ref() == Some(&notes) {
+                return Ok(true);
+            }
+            before = Some(notes);
+        }
+        Ok(false)
+    }
+
     /// The moment's time, or who has to begin again and why. Everything is released in the end.
     fn freeze_all(
         &mut self,
         places: &[usize],
-        grips: Vec<Grip>,
+        held: Held,
     ) -> Result<Result<i64, (usize, &'static str)>, Failed> {
         let limit = self.limit(places);
-        let since = Instant::now();
-        let watchdog = (!grips.is_empty()).then(|| Watchdog::start(grips, limit));
+        let Held { grips, since } = held;
+        let left = limit.saturating_sub(since.elapsed());
+        let watchdog = (!grips.is_empty()).then(|| Watchdog::start(grips, left));
         let in_time = || watchdog.as_ref().is_none_or(|watchdog| !watchdog.is_over());
-        let mut outcome = Ok(Ok(now_ns()));
+        let noted_ns = now_ns();
+        let mut outcome = Ok(Ok(noted_ns));
         for place in places {
             let go_on: GoOn<'_> = &in_time;
             match self.with(*place, |staged, recorder| staged.freeze(recorder, go_on)) {
-                Ok(Freeze::Complete) => outcome = Ok(Ok(now_ns())),
+                Ok(Freeze::Complete) => {}
                 Ok(Freeze::Again(reason)) => outcome = Ok(Err((*place, reason))),
                 Err(failed) => outcome = Err(failed),
             }
@@ -298,6 +333,9 @@ mod tests {
         busy: u32,
         again: u32,
         unheld: bool,
+        /// It has a log, to which something is appended this often.
+        logged: bool,
+        moving: u32,
         log: Rc<RefCell<Vec<String>>>,
     }
 
@@ -323,6 +361,12 @@ mod tests {
             }
             self.say("hold");
             Ok(if self.unheld { Holding::Unheld } else { Holding::Held(None) })
+        }
+        fn note(&mut self) -> Result<Option<u64>, CaptureError> {
+            if self.moving > 0 {
+                self.moving -= 1;
+            }
+            Ok(self.logged.then_some(u64::from(self.moving)))
         }
         fn freeze(&mut self, _: &mut dyn Recorder, _: GoOn<'_>) -> Result<Freeze, CaptureError> {
             self.say("freeze");
@@ -355,6 +399,8 @@ mod tests {
             busy: 0,
             again: 0,
             unheld: false,
+            logged: false,
+            moving: 0,
             log: Rc::clone(&log),
         });
         changes[0](&mut one);
@@ -421,6 +467,16 @@ mod tests {
             log.ends_with("b freeze, b release, b record, a hold, a freeze, a release, a record"),
             "{log}"
         );
+    }
+
+    #[test]
+    fn logs_that_grow_are_noted_at_one_moment() {
+        let logged: Change = |member| (member.logged, member.moving) = (true, 3);
+        let (moments, log) = run([logged, logged], None);
+        assert_eq!(moments.unwrap(), [0, 0]);
+        assert!(log.contains("b hold, a freeze"), "{log}");
+        let (moments, _) = run([logged, |b| (b.logged, b.moving) = (true, u32::MAX)], None);
+        assert_eq!(moments.unwrap(), [0, 1]);
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub trait Staged {
     fn rehearse(&mut self, recorder: &mut dyn Recorder) -> Result<Duration, CaptureError>;
     /// Tries for `patience` to hold the source still.
     fn hold(&mut self, patience: Duration, go_on: &dyn Fn() -> bool) -> Result<Holding, CaptureError>;
+    /// Under the hold: notes how far the state goes, where writers may go on beyond it. Two equal answers one after the
+    /// other: nothing was committed in between. `None` where the state stands still.
+    fn note(&mut self) -> Result<Option<u64>, CaptureError>;
     /// Completes the state: reads, clones or notes what the rehearsal lacks. Returns soon once `go_on` says no, with
     /// `HeldTooLong`.
     fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError>;

@@ -32,6 +32,7 @@ fn before_and_after_surround_the_reading() {
     scratch.ok(["backup", "x=app.json"]);
     assert_eq!(log(&scratch), "before p\nafter\n");
     scratch.ok(["backup", "-n"]);
+    scratch.ok(["backup", "--no-hooks"]);
     assert_eq!(log(&scratch), "before p\nafter\n");
 }
 

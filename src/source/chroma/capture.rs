@@ -86,6 +86,10 @@ impl Staged for StoreCapture<'_> {
         self.database.hold(patience, go_on)
     }
 
+    fn note(&mut self) -> Result<Option<u64>, CaptureError> {
+        self.database.note()
+    }
+
     fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError> {
         let started = Instant::now();
         if self.database.excludes_writers() {

@@ -3,14 +3,12 @@
 use super::capture::{StoreCapture, open};
 use super::listing::{Listing, QUIET_POLL, await_quiet};
 use crate::format::Consistency;
-use crate::hold::SubvolumeSnapshot;
-use crate::source::interface::{
-    Capture, CaptureError, CaptureOptions, GoOn, HoldMode, Recorder, SourceSpec, now_ns,
-};
+use crate::hold::SnapshotPlace;
+use crate::source::interface::{Capture, CaptureError, CaptureOptions, GoOn, Recorder, SourceSpec, now_ns};
 use crate::source::moment::capture_alone;
 use crate::source::sqlite::DatabaseCapture;
 use crate::source::staged::{Freeze, Holding, Staged};
-use crate::source::tree::snapshot_of;
+use crate::source::tree::snapshot_place;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,7 +20,7 @@ pub struct SnapshotCapture<'a> {
     options: &'a CaptureOptions,
     store: PathBuf,
     database: DatabaseCapture<'a>,
-    snapshot: Option<SubvolumeSnapshot>,
+    place: SnapshotPlace,
     point_ns: i64,
     held: Option<Instant>,
     pause: Duration,
@@ -32,13 +30,9 @@ impl<'a> SnapshotCapture<'a> {
     /// `None` if the store can't be snapshotted and needn't be.
     pub fn new(spec: &SourceSpec, options: &'a CaptureOptions) -> Result<Option<Self>, CaptureError> {
         let (store, database) = open(spec, options)?;
-        // Tried out before anybody waits for it.
-        if snapshot_of(&store, options)?.is_none() {
-            return Ok(None);
-        }
-        let (snapshot, held) = (None, None);
-        let spec = spec.clone();
-        Ok(Some(Self { spec, options, store, database, snapshot, point_ns: 0, held, pause: Duration::ZERO }))
+        let Some(place) = snapshot_place(&store, options)? else { return Ok(None) };
+        let (spec, point_ns, held, pause) = (spec.clone(), 0, None, Duration::ZERO);
+        Ok(Some(Self { spec, options, store, database, place, point_ns, held, pause }))
     }
 }
 
@@ -58,6 +52,11 @@ impl Staged for SnapshotCapture<'_> {
         Ok(holding)
     }
 
+    /// The snapshot itself decides, not what a log held a moment before.
+    fn note(&mut self) -> Result<Option<u64>, CaptureError> {
+        Ok(None)
+    }
+
     fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError> {
         let started = Instant::now();
         while started.elapsed() < HELD_PATIENCE {
@@ -67,7 +66,8 @@ impl Staged for SnapshotCapture<'_> {
             }
             let before = Listing::of(&self.store, None)?;
             if before.is_quiet() {
-                self.snapshot = snapshot_of(&self.store, self.options)?;
+                let taken = self.place.take(&self.store);
+                taken.map_err(|error| CaptureError::io("snapshot", &self.store, error))?;
                 self.point_ns = now_ns();
                 let after = Listing::of(&self.store, None)?;
                 if after.is_as(&before) && after.is_quiet() {
@@ -81,17 +81,11 @@ impl Staged for SnapshotCapture<'_> {
 
     fn release(&mut self) {
         self.database.release();
-        self.pause = self.held.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.pause = self.pause.max(self.held.take().map_or(Duration::ZERO, |since| since.elapsed()));
     }
 
     fn record(&mut self, recorder: &mut dyn Recorder) -> Result<Capture, CaptureError> {
-        let gone = || CaptureError::CannotHold {
-            path: self.store.clone(),
-            hold: HoldMode::FsSnapshot,
-            detail: "the snapshot could not be made any more".into(),
-        };
-        let snapshot = self.snapshot.take().ok_or_else(gone)?;
-        let spec = SourceSpec { source_path: Some(snapshot.path()), ..self.spec.clone() };
+        let spec = SourceSpec { source_path: Some(self.place.snapshot()), ..self.spec.clone() };
         let cold = CaptureOptions { cold: true, ..self.options.clone() };
         capture_alone(Box::new(StoreCapture::new(&spec, &cold)?), recorder, &cold)?;
         let (writer_pause, point_ns) = (self.pause, self.point_ns);

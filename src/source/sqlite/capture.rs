@@ -67,6 +67,8 @@ pub struct DatabaseCapture<'a> {
     clones: Option<CloneSpace>,
     catch_ups: u32,
     hold: Option<(SqliteHold, Instant)>,
+    /// How many frames of the log belong to the state.
+    frames: Option<u32>,
     frozen: Option<(Frozen, Metadata, Marks)>,
     capture: Capture,
 }
@@ -91,6 +93,7 @@ impl<'a> DatabaseCapture<'a> {
             clones: None,
             catch_ups: 0,
             hold: None,
+            frames: None,
             frozen: None,
             capture: Capture::unheld(Consistency::Locked),
         })
@@ -112,8 +115,8 @@ impl<'a> DatabaseCapture<'a> {
         let started = Instant::now();
         let fail = |error| CaptureError::io("read", &self.path, error);
         let marks = self.marks()?;
-        let in_log = marks.log.is_some_and(|(log, _)| log.size > 0);
-        if in_log || self.options.cold || self.proven(&marks, recorder)?.is_some() {
+        // In WAL mode nobody waits for the reading.
+        if marks.wal_mode || self.options.cold || self.proven(&marks, recorder)?.is_some() {
             return Ok(Duration::ZERO);
         }
         let file = open_file(&self.path).map_err(fail)?;
@@ -172,7 +175,15 @@ impl<'a> DatabaseCapture<'a> {
             SqliteHold::WalIdle { .. } | SqliteHold::Unlocked { .. } => Holding::Unheld,
         };
         self.hold = Some((hold, Instant::now()));
+        self.frames = None;
         Ok(holding)
+    }
+
+    /// Notes how far the log goes at this moment: what is frozen later ends there.
+    pub fn note(&mut self) -> Result<Option<u64>, CaptureError> {
+        let Some((hold, _)) = &self.hold else { return Ok(None) };
+        self.frames = hold.frames().map_err(|error| CaptureError::io("read", &self.sidecars.shm, error))?;
+        Ok(self.frames.map(u64::from))
     }
 
     /// Nobody can write the database now, so that it can be read through its own name, and stays as it was frozen.
@@ -214,7 +225,7 @@ impl<'a> DatabaseCapture<'a> {
                 let waits = hold.keeps_writers_out();
                 drop(hold);
                 if waits {
-                    self.capture.writer_pause = since.elapsed();
+                    self.capture.writer_pause = self.capture.writer_pause.max(since.elapsed());
                 }
             }
             None => {}
@@ -371,6 +382,11 @@ impl<'a> DatabaseCapture<'a> {
             }
         }
         let rehearsal = self.rehearsal.as_ref();
+        let is_large = marks.database.size >= SMALL_BYTES;
+        if rehearsal.is_none() && (is_large || self.options.hold == HoldMode::Reflink) {
+            // It seemed unchanged, and was written before it was held.
+            return Ok(None);
+        }
         if let Some(rehearsal) = rehearsal {
             if rehearsal.marks == *marks && !rehearsal.racy {
                 return Ok(Some(Frozen::Taken(rehearsal.taken.clone())));
@@ -399,7 +415,8 @@ impl<'a> DatabaseCapture<'a> {
             other => Some(other.map_err(|error| CaptureError::io("read", &self.sidecars.wal, error))?),
         };
         if let Some(log) = log {
-            let pages = CommittedPages::read(&log).map_err(fail)?;
+            let most = self.frames.unwrap_or(u32::MAX);
+            let pages = CommittedPages::read(&log, most).map_err(fail)?;
             let database = hold.database();
             if matches!(hold, SqliteHold::Wal { .. }) {
                 let database = database.try_clone().map_err(fail)?;

@@ -21,6 +21,8 @@ pub struct Marks {
     pub database: FileState,
     /// Counts the committed transactions of rollback-journal mode (header bytes 24 to 27).
     pub change_counter: u32,
+    /// By header bytes 18 and 19.
+    pub wal_mode: bool,
     mtime_ns: i64,
     pub log: Beside,
     /// The log's header, whose salts are new whenever it is begun anew.
@@ -39,6 +41,7 @@ impl Marks {
         let log = beside(&sidecars.wal)?;
         Ok(Self {
             // A database shorter than its header has committed nothing yet.
+            wal_mode: start_of(path, 18)? == [2, 2],
             change_counter: u32::from_be_bytes(start_of(path, 24)?),
             database: file_id(&metadata),
             mtime_ns: mtime_ns(&metadata),

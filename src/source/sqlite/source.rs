@@ -45,6 +45,10 @@ impl Staged for DatabaseSource<'_> {
         self.0.hold(patience, go_on)
     }
 
+    fn note(&mut self) -> Result<Option<u64>, CaptureError> {
+        self.0.note()
+    }
+
     fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError> {
         self.0.freeze(recorder, go_on)
     }

@@ -31,8 +31,8 @@ impl CommittedPages {
     }
 
     /// Reads a log up to its last intact commit, as SQLite's recovery does: a frame counts only if its salts and its
-    /// running checksum are right, and only up to a commit.
-    pub fn read(log: &File) -> io::Result<Self> {
+    /// running checksum are right, and only up to a commit. Frames behind the first `most` are left out.
+    pub fn read(log: &File, most: u32) -> io::Result<Self> {
         let size = log.metadata()?.len();
         let Some(header) = LogHeader::read(log, size)? else { return Ok(Self::default()) };
         let frame_bytes = FRAME_HEADER_BYTES + u64::from(header.page_size);
@@ -41,6 +41,7 @@ impl CommittedPages {
         let mut committed = Self { page_size: header.page_size, ..Self::default() };
         let mut pending: Vec<(u32, u64)> = Vec::new();
         let mut at = HEADER_BYTES;
+        let size = size.min(HEADER_BYTES + u64::from(most) * frame_bytes);
         while at + frame_bytes <= size {
             log.read_exact_at(&mut frame, at)?;
             let (head, page) = frame.split_at(FRAME_HEADER_BYTES as usize);
@@ -198,7 +199,7 @@ mod tests {
 
     fn merge(database: &std::path::Path, log: &std::path::Path) -> Vec<u8> {
         let (database, log) = (File::open(database).unwrap(), File::open(log).unwrap());
-        let pages = CommittedPages::read(&log).unwrap();
+        let pages = CommittedPages::read(&log, u32::MAX).unwrap();
         let mut image = Vec::new();
         Merged::new(&database, &log, &pages).read_to_end(&mut image).unwrap();
         image
@@ -277,7 +278,7 @@ mod tests {
                 #[expect(clippy::disallowed_methods, reason = "a test's own scratch file")]
                 fs::write(path, bytes).unwrap();
             }
-            let pages = CommittedPages::read(&File::open(&log).unwrap()).unwrap();
+            let pages = CommittedPages::read(&File::open(&log).unwrap(), u32::MAX).unwrap();
             let merged = if pages.is_empty() { whole_database.clone() } else { merge(&database, &log) };
             let connection = Connection::open(&database).unwrap();
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();

@@ -10,5 +10,5 @@ mod walk;
 
 pub use attributes::{attributes_of, bare_entry, directory_entry, file_entry};
 pub use excludes::Excludes;
-pub use snapshot::snapshot_of;
+pub use snapshot::snapshot_place;
 pub use walk::{Walk, capture};

@@ -1,12 +1,12 @@
-//! A read-only snapshot of a directory that is a btrfs subvolume.
+//! Whether a directory is captured from a read-only snapshot, and where that is put.
 
-use crate::hold::{SubvolumeSnapshot, holds_others, is_subvolume};
+use crate::hold::{SnapshotPlace, holds_others, is_subvolume};
 use crate::source::interface::{CaptureError, CaptureOptions, HoldMode};
 use std::path::Path;
 
-/// Snapshots the directory at `path` if the options ask for it, or allow it and it can be done. The snapshot lies in a
-/// private directory beside the subvolume, or in the temporary directory, and is removed when it is dropped.
-pub fn snapshot_of(path: &Path, options: &CaptureOptions) -> Result<Option<SubvolumeSnapshot>, CaptureError> {
+/// A place for snapshots of the directory at `path`, if the options ask for them, or allow them and they can be made: a
+/// private directory beside the subvolume, or in the temporary directory.
+pub fn snapshot_place(path: &Path, options: &CaptureOptions) -> Result<Option<SnapshotPlace>, CaptureError> {
     let forced = options.hold == HoldMode::FsSnapshot;
     if options.cold || !(forced || options.hold == HoldMode::Auto) {
         return Ok(None);
@@ -16,19 +16,18 @@ pub fn snapshot_of(path: &Path, options: &CaptureOptions) -> Result<Option<Subvo
         hold: HoldMode::FsSnapshot,
         detail,
     };
+    let without = |detail: &str| if forced { Err(cannot(detail.to_owned())) } else { Ok(None) };
     if !is_subvolume(path) {
-        return if forced { Err(cannot("it is not a btrfs subvolume".into())) } else { Ok(None) };
+        return without("it is not a btrfs subvolume");
     }
     if holds_others(path).unwrap_or(true) {
-        let detail = "other subvolumes or mounts lie inside it, which its snapshot would leave out".into();
-        return if forced { Err(cannot(detail)) } else { Ok(None) };
+        return without("other subvolumes or mounts lie inside it, which its snapshot would leave out");
     }
     let beside = path.parent().unwrap_or(Path::new("/"));
     let places = [beside, options.temporary_directory.as_path()];
-    SubvolumeSnapshot::remove_stale(&places);
-    match SubvolumeSnapshot::create(path, &places) {
-        Ok(snapshot) => Ok(Some(snapshot)),
-        Err(error) if forced => Err(cannot(format!("no snapshot could be made: {error}"))),
-        Err(_) => Ok(None),
+    SnapshotPlace::remove_stale(&places);
+    match SnapshotPlace::find(path, &places) {
+        Ok(place) => Ok(Some(place)),
+        Err(error) => without(&format!("no snapshot of it could be made and removed again: {error}")),
     }
 }

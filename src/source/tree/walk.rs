@@ -3,7 +3,7 @@
 use super::attributes::{bare_entry, directory_entry, file_entry, own_attributes_of};
 use super::excludes::Excludes;
 use super::regular::{Recorded, Regular};
-use super::snapshot::snapshot_of;
+use super::snapshot::snapshot_place;
 use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
 use crate::hold::{Sidecars, open_directory, open_file_at};
 use crate::source::interface::{
@@ -40,11 +40,12 @@ pub fn capture(
     let metadata = fs::metadata(path).map_err(|error| CaptureError::io("stat", path, error))?;
     let real = path.canonicalize().map_err(|error| CaptureError::io("resolve", path, error))?;
     if metadata.is_dir()
-        && let Some(snapshot) = snapshot_of(&real, options)?
+        && let Some(place) = snapshot_place(&real, options)?
     {
+        place.take(&real).map_err(|error| CaptureError::io("snapshot", &real, error))?;
         let point_ns = now_ns();
         let cold = CaptureOptions { cold: true, ..options.clone() };
-        let capture = directory(spec, &snapshot.path(), &cold, recorder)?;
+        let capture = directory(spec, &place.snapshot(), &cold, recorder)?;
         return Ok(Capture { consistency: Consistency::FsSnapshot, point_ns, ..capture });
     }
     if metadata.is_dir() {
