@@ -34,6 +34,8 @@ pub struct ConfiguredSource {
     pub spec: SourceSpec,
     /// Only with `--with`, `--only` or, for Chroma stores, `--chroma`.
     pub on_demand: bool,
+    /// Nothing tells its kind: the config doesn't, and what is read is not there until a hook mounts it.
+    pub kind_is_guessed: bool,
 }
 
 /// A source is proven in full this often unless the config says otherwise.
@@ -136,8 +138,13 @@ fn one_source(name: String, source: FileSource, base: &Path) -> Result<Configure
     check_name(&name)?;
     let place = |detail: String| format!("[source.{name}]: {detail}");
     let path = base.join(expand(&source.path).map_err(place)?);
+    let source_path = source
+        .source_path
+        .as_deref()
+        .map(|path| Ok::<_, String>(base.join(expand(path).map_err(place)?)))
+        .transpose()?;
     let kind = match source.kind.as_deref() {
-        None => detect_kind(&path),
+        None => detect_kind(source_path.as_ref().filter(|path| path.exists()).unwrap_or(&path)),
         Some(kind) => SourceKind::parse(kind).ok_or_else(|| {
             place(format!("unknown kind {kind:?}; there are chroma, sqlite, json and tree"))
         })?,
@@ -147,19 +154,17 @@ fn one_source(name: String, source: FileSource, base: &Path) -> Result<Configure
         Some("raw") => SqliteInTree::Raw,
         Some(other) => return Err(place(format!("sqlite = {other:?}; there are \"hold\" and \"raw\""))),
     };
-    let source_path = source
-        .source_path
-        .as_deref()
-        .map(|path| Ok::<_, String>(base.join(expand(path).map_err(place)?)))
-        .transpose()?;
     let hold = source.hold.as_deref().map_or(Ok(HoldMode::Auto), |name| {
         let unknown = || place(format!("hold = {name:?}; there are {}", HoldMode::names()));
         HoldMode::parse(name).ok_or_else(unknown)
     })?;
     let max_hold = parse_max_hold(source.max_hold.as_deref().unwrap_or("auto")).map_err(place)?;
-    let FileSource { optional, exclude, .. } = source;
+    let no_kind = source.kind.is_none();
+    let FileSource { optional, exclude, on_demand, .. } = source;
     let spec = SourceSpec { name, kind, path, source_path, hold, max_hold, optional, exclude, sqlite };
-    Ok(ConfiguredSource { spec, on_demand: source.on_demand })
+    let kind_is_guessed =
+        no_kind && spec.source_path.is_some() && !spec.read_path().exists() && !spec.path.exists();
+    Ok(ConfiguredSource { spec, on_demand, kind_is_guessed })
 }
 
 fn hooks(file: FileHooks, base: &Path) -> Result<Hooks, String> {

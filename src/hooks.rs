@@ -14,6 +14,11 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_millis(20);
 /// A hook that is told to end gets this long before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
+/// Reads lines until `done`. The last one before, if not empty, is the process group of a hook that is running: without
+/// `done` that is ended first. A service manager's signal to the whole unit must not end the wait.
+const STAND_BY: &str = "trap '' HUP INT TERM; group=; while read -r line; do \
+                        if [ \"$line\" = done ]; then exit; fi; group=$line; done; \
+                        if [ -n \"$group\" ]; then kill -s KILL -- \"-$group\"; fi; trap - HUP INT TERM;";
 /// How much of a hook's output an error quotes, from the end.
 const QUOTED_BYTES: u64 = 2048;
 
@@ -92,11 +97,15 @@ impl HookCommand {
         hook: &'static str,
         timeout: Duration,
         environment: &[(&str, &str)],
+        started_as: &mut dyn FnMut(u32),
         stop: &dyn Fn() -> bool,
     ) -> Result<(), HookError> {
         let command = self.shown();
         let cannot = |source| HookError::CannotRun { hook, command: self.shown(), source };
-        let mut output = tempfile::tempfile().map_err(cannot)?;
+        // What it says is worth less than that it runs.
+        let mut output = tempfile::tempfile()
+            .or_else(|_| File::options().read(true).write(true).open("/dev/null"))
+            .map_err(cannot)?;
         let (out, err) = (output.try_clone().map_err(cannot)?, output.try_clone().map_err(cannot)?);
         let started = Instant::now();
         // A group of its own: the terminal's Ctrl-C is for us, and what it starts can be ended with it.
@@ -110,6 +119,7 @@ impl HookCommand {
             .process_group(0)
             .spawn()
             .map_err(cannot)?;
+        started_as(child.id());
         loop {
             if let Some(status) = child.try_wait().map_err(cannot)? {
                 let output = tail(&mut output);
@@ -195,7 +205,10 @@ impl<'h> Quiesced<'h> {
         let mut quiesced = Self { hooks, profile, guardian, _lock: lock, owed: hooks.after.is_some() };
         if let Some(before) = &hooks.before {
             progress.begin("running the hook `before`", None);
-            let ran = before.run("before", hooks.timeout, &[("ICECORE_PROFILE", profile)], &stop);
+            let environment = [("ICECORE_PROFILE", profile)];
+            let mut tell = |group: u32| quiesced.tell(&group.to_string());
+            let ran = before.run("before", hooks.timeout, &environment, &mut tell, &stop);
+            quiesced.tell("");
             if let Err(error) = ran {
                 warnings.extend(quiesced.pay().err().map(|error| error.to_string()));
                 return Err(error);
@@ -209,17 +222,28 @@ impl<'h> Quiesced<'h> {
         self.pay()
     }
 
+    /// Says a line to the shell that stands by.
+    fn tell(&mut self, line: &str) {
+        if let Some(pipe) = self.guardian.as_mut().and_then(|guardian| guardian.stdin.as_mut()) {
+            // A shell that is gone can't be helped; what it was there for is done here.
+            drop(pipe.write_all(format!("{line}\n").as_bytes()));
+        }
+    }
+
     fn pay(&mut self) -> Result<(), HookError> {
         if !std::mem::take(&mut self.owed) {
             return Ok(());
         }
         let ran = self.hooks.after.as_ref().map_or(Ok(()), |after| {
-            after.run("after", self.hooks.timeout, &[("ICECORE_PROFILE", self.profile)], &|| false)
+            let environment = [("ICECORE_PROFILE", self.profile)];
+            after.run("after", self.hooks.timeout, &environment, &mut |_| {}, &|| false)
         });
+        // What could not even be started here the shell tries as well.
+        if !matches!(ran, Err(HookError::CannotRun { .. })) {
+            self.tell("done");
+        }
         if let Some(mut guardian) = self.guardian.take() {
-            if let Some(mut line) = guardian.stdin.take() {
-                drop(line.write_all(b"done\n"));
-            }
+            drop(guardian.stdin.take());
             drop(guardian.wait());
         }
         ran
@@ -237,8 +261,10 @@ impl Drop for Quiesced<'_> {
 fn guard(after: &HookCommand, profile: &str) -> Result<Child, HookError> {
     let mut command = Command::new("/bin/sh");
     match after {
-        HookCommand::Shell(line) => command.args(["-c", "read -r word || eval \"$1\"", "sh", line]),
-        HookCommand::Program(words) => command.args(["-c", "read -r word || exec \"$@\"", "sh"]).args(words),
+        HookCommand::Shell(line) => command.args(["-c", &format!("{STAND_BY} eval \"$1\""), "sh", line]),
+        HookCommand::Program(words) => {
+            command.args(["-c", &format!("{STAND_BY} exec \"$@\""), "sh"]).args(words)
+        }
     };
     command
         .env("ICECORE_HOOK", "after")
@@ -257,6 +283,6 @@ impl Hooks {
         let environment = [("ICECORE_PROFILE", profile), ("ICECORE_ERROR", error)];
         self.failed
             .as_ref()
-            .map_or(Ok(()), |failed| failed.run("failed", self.timeout, &environment, &|| false))
+            .map_or(Ok(()), |failed| failed.run("failed", self.timeout, &environment, &mut |_| {}, &|| false))
     }
 }

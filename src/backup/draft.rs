@@ -300,6 +300,13 @@ fn choose_stamp(clock_ns: i64, profile: &str, snapshots: &Snapshots, warnings: &
 }
 
 fn check_overlap(request: &BackupRequest) -> Result<(), BackupError> {
+    if let Ok(scratch) = fs::canonicalize(&request.options.temporary_directory) {
+        for spec in &request.sources {
+            if fs::canonicalize(spec.read_path()).is_ok_and(|path| scratch.starts_with(path)) {
+                return Err(BackupError::ScratchInside { name: spec.name.clone(), scratch });
+            }
+        }
+    }
     let Some(repository) = request.repository_path.as_ref().and_then(|path| fs::canonicalize(path).ok())
     else {
         return Ok(());

@@ -187,6 +187,9 @@ impl From<BackupError> for Failure {
             BackupError::Overlap { path, .. } => Self::usage(message)
                 .at(&path)
                 .hint("put the repository outside everything that is backed up, best on another disk"),
+            BackupError::ScratchInside { scratch, .. } => Self::usage(message)
+                .at(&scratch)
+                .hint("a source is only read: --temp-dir (or ICECORE_TEMP_DIR) names another place"),
             BackupError::Source { source, .. } => from_capture(message, &source),
         }
     }

@@ -17,7 +17,7 @@ pub fn select(context: &Context, arguments: &args::Backup) -> Result<Vec<SourceS
     } else {
         given(&arguments.paths, arguments)?
     };
-    for (name, kind) in kinds {
+    for (name, kind) in kinds.clone() {
         let source = sources.iter_mut().find(|source| source.name == name);
         source
             .ok_or_else(|| Failure::usage(format!("--kind {name}=…: no source {name:?} in this backup")))?
@@ -29,7 +29,11 @@ pub fn select(context: &Context, arguments: &args::Backup) -> Result<Vec<SourceS
         let wrong =
             || Failure::usage(format!("--source-path {text}: write NAME=PATH for a source of this backup"));
         let path = std::path::absolute(path).map_err(|error| Failure::usage(format!("{path:?}: {error}")));
-        source.ok_or_else(wrong)?.source_path = Some(path?);
+        let (source, path) = (source.ok_or_else(wrong)?, path?);
+        if !kinds.contains_key(name) && !arguments.paths.is_empty() {
+            source.kind = detect_kind(&path);
+        }
+        source.source_path = Some(path);
     }
     let hold = arguments.hold.as_deref().map(|name| {
         let unknown = || Failure::usage(format!("--hold {name}: there are {}", HoldMode::names()));
@@ -75,7 +79,15 @@ fn configured(context: &Context, arguments: &args::Backup) -> Result<Vec<SourceS
         };
         chosen && !arguments.without.contains(name)
     });
-    Ok(wanted.map(|source| source.spec.clone()).collect())
+    let wanted: Vec<_> = wanted.collect();
+    if let Some(source) = wanted.iter().find(|source| source.kind_is_guessed) {
+        let name = &source.spec.name;
+        return Err(Failure::usage(format!(
+            "what kind of source is {name:?}? Its source_path is not there yet"
+        ))
+        .hint("say `kind = …` in the config: what is mounted later can't be looked at"));
+    }
+    Ok(wanted.into_iter().map(|source| source.spec.clone()).collect())
 }
 
 fn given(paths: &[String], arguments: &args::Backup) -> Result<Vec<SourceSpec>, Failure> {

@@ -15,5 +15,5 @@ pub use lock_file::LockFile;
 pub use no_atime::{open_directory, open_file, open_file_at};
 pub use reflink::CloneSpace;
 pub use sqlite_lock::{Attempt, Sidecars, SqliteHold};
-pub use subvolume::{SnapshotPlace, holds_others, is_subvolume};
+pub use subvolume::{SNAPSHOT_PREFIX, SnapshotPlace, holds_others, is_subvolume};
 pub use watchdog::{Grip, Watchdog};

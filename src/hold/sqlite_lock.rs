@@ -27,7 +27,7 @@ const PENDING: Range = Range { start: 0x4000_0000, len: 1 };
 const RESERVED: Range = Range { start: 0x4000_0001, len: 1 };
 const SHARED: Range = Range { start: 0x4000_0002, len: 510 };
 /// In the `-shm` file: whoever checkpoints holds the first; whoever starts the log anew, every reader's byte, of which
-/// the second is the last; whoever has the file open, the third.
+/// the second is the last; whoever has the file open shares the third, so that it isn't begun anew by the next one.
 const CHECKPOINT: Range = Range { start: 121, len: 1 };
 const LAST_READER: Range = Range { start: 127, len: 1 };
 const ALIVE: Range = Range { start: 128, len: 1 };
@@ -238,7 +238,10 @@ impl SqliteHold {
         if !alive(&shm)? {
             return Ok(Attempt::Held(Self::WalIdle { database }));
         }
-        if !try_read_lock(&shm, CHECKPOINT)? || !try_read_lock(&shm, LAST_READER)? {
+        let taken = try_read_lock(&shm, CHECKPOINT)? && try_read_lock(&shm, LAST_READER)?;
+        // As one more live process: else the next opener after the last has closed would have to recover the log, which
+        // needs the checkpoint byte for itself.
+        if !taken || !try_read_lock(&shm, ALIVE)? {
             return Ok(Attempt::Busy("a checkpoint is running"));
         }
         if alive(&shm)? && same_file(&shm, &sidecars.shm)? && is_wal_mode(&database)? {
@@ -257,6 +260,11 @@ impl SqliteHold {
             | Self::WalIdle { database }
             | Self::Unlocked { database, .. } => database,
         }
+    }
+
+    /// It is held in WAL mode, beside a live process.
+    pub fn has_log(&self) -> bool {
+        matches!(self, Self::Wal { .. })
     }
 
     /// How many frames of the log readers see at this moment (`mxFrame` of the wal-index header,

@@ -2,23 +2,28 @@
 //!
 //! Structures and numbers are those of the kernel's `include/uapi/linux/btrfs.h`.
 
-use super::no_atime::open_directory;
+use super::no_atime::{open_directory, open_file_at};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc::c_char;
+use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The inode number of every subvolume's root (`BTRFS_FIRST_FREE_OBJECTID`).
 const ROOT_INODE: u64 = 256;
 const READ_ONLY: u64 = 1 << 1;
-/// What our private directories are called, and the snapshot in each.
-const PREFIX: &str = ".icecore-snapshot-";
+/// How the names of our private directories begin.
+pub const SNAPSHOT_PREFIX: &str = ".icecore-snapshot-";
+/// The snapshot in each.
 const NAME: &str = "source";
 
 #[repr(C)]
@@ -53,8 +58,11 @@ nix::ioctl_write_ptr!(snapshot_create, 0x94, 23, VolumeArgumentsV2);
 /// A private directory in which snapshots of a subvolume can be made, and removed again. It goes when this is dropped; one
 /// that a crash left is removed by `remove_stale`, since nobody holds its lock any more.
 pub struct SnapshotPlace {
-    directory: PathBuf,
-    _alive: Flock<OwnedFd>,
+    path: PathBuf,
+    above: OwnedFd,
+    name: OsString,
+    /// The directory itself, locked. Everything is done through it: whatever somebody puts at its path is left alone.
+    directory: Flock<OwnedFd>,
 }
 
 /// The directory is the root of a btrfs subvolume.
@@ -103,37 +111,30 @@ impl SnapshotPlace {
 
     fn make(beside: &Path) -> io::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        if !is_btrfs(&open_directory(beside)?) {
+        let above = open_directory(beside)?;
+        if !is_btrfs(&above) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = beside.join(format!("{PREFIX}{}-{number}", std::process::id()));
-        fs::DirBuilder::new().mode(0o700).create(&directory)?;
-        let made = open_directory(&directory).and_then(|place| {
-            let alive = Flock::lock(place, FlockArg::LockExclusiveNonblock);
-            let alive = alive.map_err(|(_, errno)| io::Error::from(errno))?;
-            let arguments = VolumeArguments { fd: 0, name: padded(NAME) };
-            // SAFETY: the kernel reads one structure of this layout and keeps no pointer to it.
-            unsafe { subvolume_create(alive.as_raw_fd(), &raw const arguments) }?;
-            destroy(&directory)?;
-            Ok(alive)
-        });
-        match made {
-            Ok(alive) => Ok(Self { directory, _alive: alive }),
-            Err(error) => {
-                // Its owner may remove an empty subvolume like any directory.
-                let _ = fs::remove_dir(directory.join(NAME));
-                fs::remove_dir(&directory)?;
-                Err(error)
-            }
+        let name = OsString::from(format!("{SNAPSHOT_PREFIX}{}-{number}", std::process::id()));
+        mkdirat(&above, name.as_os_str(), Mode::S_IRWXU)?;
+        let locked = own_directory(&above, &name)?;
+        let place = Self { path: beside.join(&name), above, name, directory: locked };
+        let arguments = VolumeArguments { fd: 0, name: padded(NAME) };
+        // SAFETY: the kernel reads one structure of this layout and keeps no pointer to it.
+        unsafe { subvolume_create(place.directory.as_raw_fd(), &raw const arguments) }?;
+        if let Err(error) = destroy(&place.directory) {
+            // Its owner may remove an empty subvolume like any directory.
+            unlinkat(&*place.directory, NAME, UnlinkatFlags::RemoveDir)?;
+            return Err(error);
         }
+        Ok(place)
     }
 
     /// Snapshots the subvolume at `source` as it is now; a snapshot taken here before is removed.
     pub fn take(&self, source: &Path) -> io::Result<()> {
         destroy(&self.directory)?;
         let subvolume = open_directory(source)?;
-        let place = open_directory(&self.directory)?;
         let arguments = VolumeArgumentsV2 {
             fd: i64::from(subvolume.as_raw_fd()),
             transaction: 0,
@@ -142,28 +143,26 @@ impl SnapshotPlace {
             name: padded(NAME),
         };
         // SAFETY: the kernel reads one structure of this layout and keeps no pointer to it.
-        unsafe { snapshot_create(place.as_raw_fd(), &raw const arguments) }?;
+        unsafe { snapshot_create(self.directory.as_raw_fd(), &raw const arguments) }?;
         Ok(())
     }
 
     /// Where the source's files can be read as they were when it was taken.
     pub fn snapshot(&self) -> PathBuf {
-        self.directory.join(NAME)
+        self.path.join(NAME)
     }
 
-    /// Removes what killed runs left in these directories.
+    /// Removes what killed runs of this user left in these directories.
     pub fn remove_stale(directories: &[&Path]) {
         for directory in directories {
-            let Ok(listing) = fs::read_dir(directory) else { continue };
-            let ours =
-                listing.flatten().filter(|item| item.file_name().to_string_lossy().starts_with(PREFIX));
-            for item in ours {
-                let locked = open_directory(&item.path())
-                    .ok()
-                    .and_then(|place| Flock::lock(place, FlockArg::LockExclusiveNonblock).ok());
-                if locked.is_some() {
-                    // What can't be removed now is tried again by the next run.
-                    let _ = destroy(&item.path()).and_then(|()| fs::remove_dir(item.path()));
+            let (Ok(listing), Ok(above)) = (fs::read_dir(directory), open_directory(directory)) else {
+                continue;
+            };
+            let names = listing.flatten().map(|item| item.file_name());
+            for name in names.filter(|name| name.to_string_lossy().starts_with(SNAPSHOT_PREFIX)) {
+                // What can't be removed now is tried again by the next run.
+                if let Ok(ours) = own_directory(&above, &name) {
+                    let _ = destroy(&ours).and_then(|()| remove_directory(&above, &name));
                 }
             }
         }
@@ -173,25 +172,41 @@ impl SnapshotPlace {
 impl Drop for SnapshotPlace {
     fn drop(&mut self) {
         // Left behind it is removed by the next run.
-        let _ = destroy(&self.directory).and_then(|()| fs::remove_dir(&self.directory));
+        let _ = destroy(&self.directory).and_then(|()| remove_directory(&self.above, &self.name));
     }
 }
 
+/// Opens and locks a private directory that this user made. A symlink, or what others may write, is an error.
+fn own_directory(above: &OwnedFd, name: &OsStr) -> io::Result<Flock<OwnedFd>> {
+    let directory = open_file_at(above, name.as_bytes(), true)?;
+    let stat = fstat(&directory)?;
+    if stat.st_uid != geteuid().as_raw() || stat.st_mode & 0o777 != 0o700 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
+fn remove_directory(above: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    Ok(unlinkat(above, name, UnlinkatFlags::RemoveDir)?)
+}
+
 /// Removes the snapshot in a private directory, if there is one.
-fn destroy(directory: &Path) -> io::Result<()> {
-    let snapshot = match open_directory(&directory.join(NAME)) {
+fn destroy(directory: &Flock<OwnedFd>) -> io::Result<()> {
+    let snapshot = match open_file_at(directory.as_fd(), NAME.as_bytes(), true) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
+    if fstat(&snapshot)?.st_ino != ROOT_INODE {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     // Without CAP_SYS_ADMIN a read-only one can't be removed. Where this is refused the next call says why.
     let writable = 0u64;
     // SAFETY: the kernel reads one number.
     let _ = unsafe { set_flags(snapshot.as_raw_fd(), &raw const writable) };
     drop(snapshot);
-    let place = open_directory(directory)?;
     let arguments = VolumeArguments { fd: 0, name: padded(NAME) };
     // SAFETY: the kernel reads one structure of this layout and keeps no pointer to it.
-    unsafe { snapshot_destroy(place.as_raw_fd(), &raw const arguments) }?;
+    unsafe { snapshot_destroy(directory.as_raw_fd(), &raw const arguments) }?;
     Ok(())
 }
 

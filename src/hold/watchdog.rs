@@ -34,32 +34,52 @@ impl Grip {
 /// What the holder and the watchdog agree upon.
 #[derive(Default)]
 struct Agreement {
+    grips: Vec<Grip>,
+    /// When the locks are taken away; counted from the first of them.
+    at: Option<Instant>,
     /// The holder was done in time.
     done: bool,
     /// The locks were taken away.
     fired: bool,
 }
 
-/// A thread that unlocks at a given time unless it is told before that all is done.
+/// A thread that unlocks what it is given, at the latest a given time after the first, unless it is told before that all
+/// is done.
 pub struct Watchdog {
     shared: Arc<(Mutex<Agreement>, Condvar)>,
-    at: Instant,
+    limit: Duration,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watchdog {
+    /// Watches over nothing yet.
+    pub fn new(limit: Duration) -> Self {
+        Self { shared: Arc::default(), limit, thread: None }
+    }
+
     /// Watches over locks that were just taken.
-    pub fn start(grips: Vec<Grip>, limit: Duration) -> Self {
-        let at = Instant::now() + limit;
-        let shared: Arc<(Mutex<Agreement>, Condvar)> = Arc::default();
-        let theirs = Arc::clone(&shared);
-        let thread = (!grips.is_empty()).then(|| std::thread::spawn(move || watch(&theirs, at, &grips)));
-        Self { shared, at, thread }
+    pub fn watch(&mut self, grip: Grip) {
+        let limit = self.limit;
+        self.agreement(|agreement| {
+            agreement.at.get_or_insert_with(|| Instant::now() + limit);
+            agreement.grips.push(grip);
+        });
+        if self.thread.is_none() {
+            let theirs = Arc::clone(&self.shared);
+            self.thread = Some(std::thread::spawn(move || watch(&theirs)));
+        }
+    }
+
+    /// What is left of the time; all of it while nobody has to wait.
+    pub fn left(&self) -> Duration {
+        self.agreement(|agreement| {
+            agreement.at.map_or(self.limit, |at| at.saturating_duration_since(Instant::now()))
+        })
     }
 
     /// The time is over: what is read from now on is worth nothing.
     pub fn is_over(&self) -> bool {
-        Instant::now() >= self.at || self.agreement(|agreement| agreement.fired)
+        self.left().is_zero() || self.agreement(|agreement| agreement.fired)
     }
 
     /// Ends the watch; `false` if the locks had been taken away.
@@ -80,19 +100,19 @@ impl Drop for Watchdog {
         self.agreement(|agreement| agreement.done = true);
         self.shared.1.notify_all();
         if let Some(thread) = self.thread.take() {
-            // It holds nothing but the grips, which go with it.
             drop(thread.join());
         }
+        self.agreement(|agreement| agreement.grips.clear());
     }
 }
 
-fn watch(shared: &(Mutex<Agreement>, Condvar), at: Instant, grips: &[Grip]) {
+fn watch(shared: &(Mutex<Agreement>, Condvar)) {
     let mut agreement = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
     while !agreement.done {
-        let left = at.saturating_duration_since(Instant::now());
+        let left = agreement.at.map(|at| at.saturating_duration_since(Instant::now())).unwrap_or_default();
         if left.is_zero() {
             agreement.fired = true;
-            grips.iter().for_each(Grip::let_go);
+            agreement.grips.iter().for_each(Grip::let_go);
             return;
         }
         agreement = shared.1.wait_timeout(agreement, left).unwrap_or_else(PoisonError::into_inner).0;

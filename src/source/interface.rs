@@ -220,10 +220,10 @@ pub enum CaptureError {
     #[error("{path} could not be held still within {} s: {detail}", waited.as_secs())]
     Busy { path: PathBuf, waited: Duration, detail: String },
     #[error(
-        "{path} was let go after {} ms: its writers may wait {} ms, and by the rehearsal reading it takes up to {} ms",
-        held.as_millis(), limit.as_millis(), expected.as_millis()
+        "{path} was let go: its writers may wait {} ms, and by the rehearsal reading it takes up to {} ms",
+        limit.as_millis(), expected.as_millis()
     )]
-    TooSlow { path: PathBuf, held: Duration, limit: Duration, expected: Duration },
+    TooSlow { path: PathBuf, limit: Duration, expected: Duration },
     /// Said to whoever holds, who knows the figures.
     #[error("it was held too long")]
     HeldTooLong,

@@ -4,7 +4,6 @@ use super::interface::{
     Capture, CaptureError, CaptureOptions, HoldMode, JudgeOptions, Judgement, Recorder, SourceSpec,
     StoredFiles,
 };
-use super::moment::capture_alone;
 use super::staged::Staged;
 use super::{chroma, json, sqlite, tree};
 use crate::format::{Captured, EntryKind, Level, SourceKind};
@@ -37,7 +36,7 @@ pub fn staged<'a>(
     })
 }
 
-/// Captures a source by itself. Nothing is written into it.
+/// Captures a source of a kind that isn't staged. Nothing is written into it.
 pub fn capture(
     spec: &SourceSpec,
     options: &CaptureOptions,
@@ -45,11 +44,7 @@ pub fn capture(
 ) -> Result<Capture, CaptureError> {
     match spec.kind {
         SourceKind::Json => json::capture(spec, options, recorder),
-        SourceKind::Tree => tree::capture(spec, options, recorder),
-        SourceKind::Chroma | SourceKind::Sqlite => match staged(spec, options)? {
-            Some(staged) => capture_alone(staged, recorder, options),
-            None => tree::capture(spec, options, recorder),
-        },
+        SourceKind::Tree | SourceKind::Chroma | SourceKind::Sqlite => tree::capture(spec, options, recorder),
     }
 }
 

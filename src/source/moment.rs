@@ -1,8 +1,8 @@
 //! Takes staged captures to their moment: rehearses all, holds together those that fit, and one after another the rest.
 
-use super::interface::{Capture, CaptureError, CaptureOptions, GoOn, Recorder, now_ns};
-use super::staged::{Freeze, Holding, Staged};
-use crate::hold::{Grip, Watchdog};
+use super::interface::{Capture, CaptureError, CaptureOptions, Recorder, now_ns};
+use super::staged::{Freeze, Holding, Staged, Terms};
+use crate::hold::Watchdog;
 use std::time::{Duration, Instant};
 
 /// Bounds of `max_hold = auto`: twice what the rehearsal says, but not less, nor more. Chroma's writers wait 1000 s.
@@ -11,6 +11,9 @@ const HOLD_MOST: Duration = Duration::from_secs(60);
 /// How often a state is completed anew, and the pause before, which grows with each.
 const TRIES: u32 = 8;
 const BACK_OFF: Duration = Duration::from_millis(50);
+/// In so many of the first tries what was committed since the rehearsal may be caught up with, before paying for reading
+/// all of it while writers wait.
+const CATCH_UPS: u32 = 2;
 /// How long some are held while another is waited for, and how long a common moment is looked for at all.
 const JOINT_PATIENCE: Duration = Duration::from_millis(500);
 const JOINT_WAIT: Duration = Duration::from_secs(10);
@@ -80,22 +83,33 @@ struct Groups<'g, 'm> {
     next_moment: u32,
 }
 
-/// What is held, and since when writers wait.
+/// What is held.
 struct Held {
-    grips: Vec<Grip>,
-    since: Instant,
+    watchdog: Watchdog,
+    /// Members that nothing holds.
+    unheld: Vec<usize>,
+    /// One whose writers wait.
+    waited_for: Option<usize>,
 }
 
-/// Why a group wasn't held.
+/// Why there was no moment this time.
 enum Hindrance {
     Busy { place: usize, waited: Duration, detail: &'static str },
+    Again { place: usize, reason: &'static str },
     Failed(Failed),
+}
+
+impl From<Failed> for Hindrance {
+    fn from(failed: Failed) -> Self {
+        Self::Failed(failed)
+    }
 }
 
 impl Groups<'_, '_> {
     /// Captures these members at one moment. Returns those that must be captured alone: nothing holds them, or of
-    /// several all could not be held at once.
+    /// several all could not be had at once.
     fn capture(&mut self, places: &[usize], patience: Duration) -> Result<Vec<usize>, Failed> {
+        let alone = places.len() == 1;
         let mut reason = (places.first().copied().unwrap_or(0), "");
         for attempt in 0..TRIES {
             if attempt > 0 {
@@ -105,35 +119,59 @@ impl Groups<'_, '_> {
                         self.with(*place, |staged, recorder| staged.rehearse(recorder))?;
                 }
             }
-            let (held, unheld) = match self.hold_all(places, patience) {
-                Ok(held) => held,
+            match self.attempt(places, patience, attempt < CATCH_UPS) {
+                Ok(unheld) => return Ok(unheld),
+                Err(Hindrance::Again { place, reason: why }) => reason = (place, why),
+                Err(
+                    Hindrance::Busy { .. }
+                    | Hindrance::Failed(Failed { error: CaptureError::TooSlow { .. }, .. }),
+                ) if !alone => {
+                    return Ok(places.to_vec());
+                }
                 Err(Hindrance::Failed(failed)) => return Err(failed),
-                Err(Hindrance::Busy { .. }) if places.len() > 1 => return Ok(places.to_vec()),
                 Err(Hindrance::Busy { place, waited, detail }) => {
                     let path = self.path(place);
                     let error = CaptureError::Busy { path, waited, detail: detail.to_owned() };
                     return Err(Failed { place, error });
                 }
-            };
-            let alone = places.len() == 1;
-            let frozen: Vec<usize> =
-                places.iter().copied().filter(|place| alone || !unheld.contains(place)).collect();
-            if !self.note_all(&frozen)? {
-                // Writers that nothing stops committed again and again: they have no common moment.
-                self.release_all(places);
-                return Ok(places.to_vec());
             }
-            match self.freeze_all(&frozen, held)? {
-                Ok(point_ns) => {
-                    self.record_all(&frozen, point_ns)?;
-                    return Ok(if alone { Vec::new() } else { unheld });
-                }
-                Err(again) => reason = again,
-            }
+        }
+        if !alone {
+            return Ok(places.to_vec());
         }
         let (place, why) = reason;
         let detail = format!("{why}, {TRIES} times");
         Err(Failed { place, error: CaptureError::KeptChanging { path: self.path(place), detail } })
+    }
+
+    /// Holds, notes, freezes, releases and records once.
+    fn attempt(
+        &mut self,
+        places: &[usize],
+        patience: Duration,
+        may_catch_up: bool,
+    ) -> Result<Vec<usize>, Hindrance> {
+        let Held { watchdog, unheld, waited_for } = self.hold_all(places, patience)?;
+        let mut frozen = places.to_vec();
+        if places.len() > 1 {
+            self.release_all(&unheld);
+            frozen.retain(|place| !unheld.contains(place));
+        }
+        let outcome = self.note_all(&frozen).and_then(|()| self.freeze_all(&frozen, &watchdog, may_catch_up));
+        let limit = self.limit(places);
+        let in_time = watchdog.stop();
+        self.release_all(&frozen);
+        match outcome {
+            Err(Hindrance::Failed(Failed { place, error: CaptureError::HeldTooLong })) => {
+                Err(self.too_slow(waited_for.unwrap_or(place), limit).into())
+            }
+            _ if !in_time => Err(self.too_slow(waited_for.unwrap_or(0), limit).into()),
+            Err(hindrance) => Err(hindrance),
+            Ok(point_ns) => {
+                self.record_all(&frozen, point_ns)?;
+                Ok(if places.len() > 1 { unheld } else { Vec::new() })
+            }
+        }
     }
 
     fn path(&self, place: usize) -> std::path::PathBuf {
@@ -151,37 +189,36 @@ impl Groups<'_, '_> {
 
     /// All or none: while one of several is waited for, the others are held only for a short time, or an application
     /// that writes two databases in one go would wait for us while we wait for it.
-    fn hold_all(&mut self, places: &[usize], patience: Duration) -> Result<(Held, Vec<usize>), Hindrance> {
+    fn hold_all(&mut self, places: &[usize], patience: Duration) -> Result<Held, Hindrance> {
         let started = Instant::now();
         let mut order = places.to_vec();
         loop {
-            let (mut grips, mut unheld) = (Vec::new(), Vec::new());
-            let mut since = None;
+            let watchdog = Watchdog::new(self.limit(places));
+            let mut held = Held { watchdog, unheld: Vec::new(), waited_for: None };
             let mut busy = None;
             for (turn, place) in order.iter().copied().enumerate() {
                 let left = patience.saturating_sub(started.elapsed());
-                let patience = if turn == 0 { left } else { left.min(JOINT_PATIENCE) };
-                let held = self.with(place, |staged, recorder| {
+                let patience =
+                    if turn == 0 { left } else { left.min(JOINT_PATIENCE).min(held.watchdog.left()) };
+                let holding = self.with(place, |staged, recorder| {
                     let go_on = || recorder.check().is_ok();
                     let holding = staged.hold(patience, &go_on)?;
                     recorder.check()?;
                     Ok(holding)
                 });
-                match held.map_err(Hindrance::Failed)? {
+                match holding? {
                     Holding::Held(grip) => {
-                        since = since.or_else(|| grip.as_ref().map(|_| Instant::now()));
-                        grips.extend(grip);
+                        held.waited_for = held.waited_for.or(grip.as_ref().map(|_| place));
+                        grip.into_iter().for_each(|grip| held.watchdog.watch(grip));
                     }
-                    Holding::Unheld => unheld.push(place),
+                    Holding::Unheld => held.unheld.push(place),
                     Holding::Busy(detail) => {
                         busy = Some((place, detail));
                         break;
                     }
                 }
             }
-            let Some((place, detail)) = busy else {
-                return Ok((Held { grips, since: since.unwrap_or_else(Instant::now) }, unheld));
-            };
+            let Some((place, detail)) = busy else { return Ok(held) };
             self.release_all(places);
             if started.elapsed() >= patience {
                 return Err(Hindrance::Busy { place, waited: started.elapsed(), detail });
@@ -200,8 +237,8 @@ impl Groups<'_, '_> {
         }
     }
 
-    /// Notes the state of all members at one moment: two rounds that find the same. `false` if there is none for a while.
-    fn note_all(&mut self, places: &[usize]) -> Result<bool, Failed> {
+    /// Notes the state of all members at one moment: two rounds that find the same.
+    fn note_all(&mut self, places: &[usize]) -> Result<(), Hindrance> {
         let since = Instant::now();
         let mut before = None;
         while since.elapsed() < NOTE_PATIENCE {
@@ -211,47 +248,31 @@ impl Groups<'_, '_> {
             }
             // One that can go on by itself has its moment whenever it is looked at.
             if notes.iter().flatten().count() < 2 || before.as_ref() == Some(&notes) {
-                return Ok(true);
+                return Ok(());
             }
             before = Some(notes);
         }
-        Ok(false)
+        let place = places.first().copied().unwrap_or(0);
+        Err(Hindrance::Again { place, reason: "several logs were written without a pause" })
     }
 
-    /// The moment's time, or who has to begin again and why. Everything is released in the end.
+    /// Returns the moment's time.
     fn freeze_all(
         &mut self,
         places: &[usize],
-        held: Held,
-    ) -> Result<Result<i64, (usize, &'static str)>, Failed> {
-        let limit = self.limit(places);
-        let Held { grips, since } = held;
-        let left = limit.saturating_sub(since.elapsed());
-        let watchdog = (!grips.is_empty()).then(|| Watchdog::start(grips, left));
-        let in_time = || watchdog.as_ref().is_none_or(|watchdog| !watchdog.is_over());
-        let noted_ns = now_ns();
-        let mut outcome = Ok(Ok(noted_ns));
+        watchdog: &Watchdog,
+        may_catch_up: bool,
+    ) -> Result<i64, Hindrance> {
+        let point_ns = now_ns();
+        let in_time = || !watchdog.is_over();
+        let terms = Terms { go_on: &in_time, may_catch_up };
         for place in places {
-            let go_on: GoOn<'_> = &in_time;
-            match self.with(*place, |staged, recorder| staged.freeze(recorder, go_on)) {
-                Ok(Freeze::Complete) => {}
-                Ok(Freeze::Again(reason)) => outcome = Ok(Err((*place, reason))),
-                Err(failed) => outcome = Err(failed),
-            }
-            if !matches!(outcome, Ok(Ok(_))) {
-                break;
+            let frozen = self.with(*place, |staged, recorder| staged.freeze(recorder, &terms))?;
+            if let Freeze::Again(reason) = frozen {
+                return Err(Hindrance::Again { place: *place, reason });
             }
         }
-        let in_time = watchdog.is_none_or(Watchdog::stop);
-        self.release_all(places);
-        let last = places.last().copied().unwrap_or(0);
-        match outcome {
-            Err(Failed { place, error: CaptureError::HeldTooLong }) => {
-                Err(self.too_slow(place, since, limit))
-            }
-            _ if !in_time => Err(self.too_slow(last, since, limit)),
-            other => other,
-        }
+        Ok(point_ns)
     }
 
     fn limit(&self, places: &[usize]) -> Duration {
@@ -260,10 +281,9 @@ impl Groups<'_, '_> {
         fixed.unwrap_or_else(|| (2 * expected).clamp(HOLD_LEAST, HOLD_MOST))
     }
 
-    fn too_slow(&self, place: usize, since: Instant, limit: Duration) -> Failed {
+    fn too_slow(&self, place: usize, limit: Duration) -> Failed {
         let expected = self.expected.get(place).copied().unwrap_or_default();
-        let (path, held) = (self.path(place), since.elapsed());
-        Failed { place, error: CaptureError::TooSlow { path, held, limit, expected } }
+        Failed { place, error: CaptureError::TooSlow { path: self.path(place), limit, expected } }
     }
 
     fn record_all(&mut self, places: &[usize], point_ns: i64) -> Result<(), Failed> {
@@ -282,7 +302,7 @@ mod tests {
     use super::{Capture, CaptureError, CaptureOptions, Member, Moment, capture_together};
     use crate::format::{Consistency, Entry, NoteReason};
     use crate::source::interface::{GoOn, HoldMode, Recorder, Retaken, Seen, Taken};
-    use crate::source::staged::{Freeze, Holding, Staged};
+    use crate::source::staged::{Freeze, Holding, Staged, Terms};
     use std::cell::RefCell;
     use std::fs::File;
     use std::io::Read;
@@ -368,7 +388,7 @@ mod tests {
             }
             Ok(self.logged.then_some(u64::from(self.moving)))
         }
-        fn freeze(&mut self, _: &mut dyn Recorder, _: GoOn<'_>) -> Result<Freeze, CaptureError> {
+        fn freeze(&mut self, _: &mut dyn Recorder, _: &Terms<'_>) -> Result<Freeze, CaptureError> {
             self.say("freeze");
             if self.again > 0 {
                 self.again -= 1;

@@ -22,6 +22,14 @@ pub enum Freeze {
     Again(&'static str),
 }
 
+/// How a state may be completed.
+pub struct Terms<'g> {
+    /// Time is left.
+    pub go_on: GoOn<'g>,
+    /// Rather than reading much while writers wait, it may ask to be let go: the next rehearsal catches up.
+    pub may_catch_up: bool,
+}
+
 /// A source whose capture goes in steps: rehearse, hold, freeze, release, record. Each `Again` goes back to the first.
 pub trait Staged {
     /// What is held, for messages.
@@ -33,9 +41,9 @@ pub trait Staged {
     /// Under the hold: notes how far the state goes, where writers may go on beyond it. Two equal answers one after the
     /// other: nothing was committed in between. `None` where the state stands still.
     fn note(&mut self) -> Result<Option<u64>, CaptureError>;
-    /// Completes the state: reads, clones or notes what the rehearsal lacks. Returns soon once `go_on` says no, with
+    /// Completes the state: reads, clones or notes what the rehearsal lacks. Returns soon once there is no time left, with
     /// `HeldTooLong`.
-    fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError>;
+    fn freeze(&mut self, recorder: &mut dyn Recorder, terms: &Terms<'_>) -> Result<Freeze, CaptureError>;
     /// Lets writers go on.
     fn release(&mut self);
     /// Records what was frozen.

@@ -148,11 +148,18 @@ fn a_subvolume_is_snapshotted_as_a_whole() {
     // What a killed run left behind, the next one removes.
     let left = mounted.path.join(".icecore-snapshot-1-1");
     std::fs::create_dir(&left).unwrap();
+    run(Command::new("chmod").arg("700").arg(&left));
+    // A name that somebody else put there is no reason to remove what it leads to.
+    let victim = mounted.path.join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    run(Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(victim.join("source")));
+    std::os::unix::fs::symlink(&victim, mounted.path.join(".icecore-snapshot-evil")).unwrap();
     run(Command::new("btrfs")
         .args(["-q", "subvolume", "snapshot", "-r"])
         .args([&subvolume, &left.join("source")]));
     scratch.ok(["backup", &place, "--validate", "quick"]);
     assert!(!left.exists());
+    assert!(victim.join("source").is_dir());
 }
 
 #[test]
@@ -268,6 +275,8 @@ import sqlite3, sys
 dbs = [sqlite3.connect(path, timeout=60, isolation_level=None) for path in sys.argv[2:]]
 for db in dbs:
     db.execute("PRAGMA journal_mode=" + sys.argv[1])
+    # As fast as can be: what isn't noted at one moment is far apart.
+    db.execute("PRAGMA synchronous=OFF")
     db.execute("CREATE TABLE n(n)"); db.execute("INSERT INTO n VALUES(0)")
 print("ready", flush=True)
 while True:

@@ -9,9 +9,9 @@ use super::listing::{Listing, QUIET_POLL, Wanted, await_quiet, read_directory};
 use super::segments::{Reading, Segments};
 use crate::format::{Consistency, NoteReason};
 use crate::hold::{Sidecars, open_directory};
-use crate::source::interface::{Capture, CaptureError, CaptureOptions, GoOn, Recorder, SourceSpec};
+use crate::source::interface::{Capture, CaptureError, CaptureOptions, Recorder, SourceSpec};
 use crate::source::sqlite::DatabaseCapture;
-use crate::source::staged::{Freeze, Holding, Staged};
+use crate::source::staged::{Freeze, Holding, Staged, Terms};
 use crate::source::tree::{Walk, directory_entry};
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -90,11 +90,13 @@ impl Staged for StoreCapture<'_> {
         self.database.note()
     }
 
-    fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError> {
+    fn freeze(&mut self, recorder: &mut dyn Recorder, terms: &Terms<'_>) -> Result<Freeze, CaptureError> {
+        let go_on = terms.go_on;
         let started = Instant::now();
         if self.database.excludes_writers() {
             self.wanted = vector_segments(&self.store.join(DATABASE)).ok();
         }
+        let mut frozen = false;
         loop {
             if !go_on() {
                 return Err(CaptureError::HeldTooLong);
@@ -105,11 +107,12 @@ impl Staged for StoreCapture<'_> {
             self.segments.look_again(listing, Reading::Held { clones, go_on }, recorder)?;
             if quiet {
                 // Held so, the database stays as it was frozen; otherwise it must be read after the vectors.
-                if !(self.database.is_frozen() && self.database.excludes_writers())
-                    && let Freeze::Again(reason) = self.database.freeze(recorder, go_on)?
+                if !(frozen && self.database.excludes_writers())
+                    && let Freeze::Again(reason) = self.database.freeze(recorder, terms)?
                 {
                     return Ok(Freeze::Again(reason));
                 }
+                frozen = true;
                 if !self.segments.moved(&self.store, self.wanted.as_ref())? {
                     return Ok(Freeze::Complete);
                 }
@@ -166,7 +169,7 @@ fn reason_to_skip(name: &[u8], wanted: Option<&Wanted>) -> Option<&'static str> 
     if is_sidecar {
         Some("part of the database beside it, whose settled image is kept")
     } else if is_segment_name(name) && wanted.is_some_and(|wanted| !wanted.contains(name)) {
-        Some("a segment directory that belongs to no collection (left by delete_collection)")
+        Some("a segment directory that belongs to no collection (left by delete_collection, or made since)")
     } else {
         None
     }

@@ -176,7 +176,9 @@ fn read_file(
         }
         _ => None,
     };
-    if let Some(parent) = recorder.parent(place)?
+    // What moved since the rehearsal can't be the parent's; asking the repository would let writers wait for it.
+    if matches!(reading, Reading::Unheld)
+        && let Some(parent) = recorder.parent(place)?
         && parent.proves(&file_id(metadata), mtime_ns(metadata))
     {
         return Ok(Some(Kept::Parent(parent.entry.content, parent.entry.size)));

@@ -4,10 +4,10 @@ use super::capture::{StoreCapture, open};
 use super::listing::{Listing, QUIET_POLL, await_quiet};
 use crate::format::Consistency;
 use crate::hold::SnapshotPlace;
-use crate::source::interface::{Capture, CaptureError, CaptureOptions, GoOn, Recorder, SourceSpec, now_ns};
+use crate::source::interface::{Capture, CaptureError, CaptureOptions, Recorder, SourceSpec, now_ns};
 use crate::source::moment::capture_alone;
 use crate::source::sqlite::DatabaseCapture;
-use crate::source::staged::{Freeze, Holding, Staged};
+use crate::source::staged::{Freeze, Holding, Staged, Terms};
 use crate::source::tree::snapshot_place;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -57,11 +57,11 @@ impl Staged for SnapshotCapture<'_> {
         Ok(None)
     }
 
-    fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError> {
+    fn freeze(&mut self, recorder: &mut dyn Recorder, terms: &Terms<'_>) -> Result<Freeze, CaptureError> {
         let started = Instant::now();
         while started.elapsed() < HELD_PATIENCE {
             recorder.check()?;
-            if !go_on() {
+            if !(terms.go_on)() {
                 return Err(CaptureError::HeldTooLong);
             }
             let before = Listing::of(&self.store, None)?;

@@ -1,14 +1,12 @@
 //! Captures a database's last committed state while other processes use it, in steps.
 
-use super::marks::Marks;
+use super::frozen::{Frozen, take_merged};
+use super::marks::{Marks, TICK};
 use super::scratch_copy::{ByPosition, RollbackCopy};
-use super::write_ahead_log::{CommittedPages, Merged};
 use crate::format::{Captured, Consistency, Entry, EntryKind, FileState};
 use crate::hold::{Attempt, CloneSpace, Sidecars, SqliteHold, open_file};
-use crate::source::interface::{
-    Capture, CaptureError, CaptureOptions, GoOn, HoldMode, Recorder, Retaken, Taken,
-};
-use crate::source::staged::{Freeze, Holding};
+use crate::source::interface::{Capture, CaptureError, CaptureOptions, HoldMode, Recorder, Taken};
+use crate::source::staged::{Freeze, Holding, Terms};
 use crate::source::tree::{attributes_of, bare_entry};
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -17,8 +15,8 @@ use std::time::{Duration, Instant};
 
 /// A smaller database is read into memory under the hold at once; a larger one is rehearsed first.
 const SMALL_BYTES: u64 = 8 << 20;
-/// How often what was committed since the rehearsal is read without a lock, before paying for reading all with it.
-const CATCH_UPS: u32 = 2;
+/// How long the header of a log is given to be whole.
+const HEADER_PATIENCE: Duration = Duration::from_millis(20);
 
 /// A captured database, not yet in its directory.
 pub struct Image {
@@ -38,22 +36,6 @@ struct Rehearsal {
     commit_every: Duration,
 }
 
-/// What was frozen, to be recorded after the hold.
-enum Frozen {
-    /// By its marks it is what the parent has.
-    Parent(Box<Entry>, Consistency),
-    Taken(Taken),
-    Differences(Retaken),
-    Clone(File),
-    ToRollBack(RollbackCopy),
-    /// Database and log, still held so that both only grow.
-    Log {
-        database: File,
-        log: File,
-        pages: CommittedPages,
-    },
-}
-
 /// A database on its way through a capture's steps.
 pub struct DatabaseCapture<'a> {
     /// The real file: SQLite puts journal and log beside it, not beside a symlink.
@@ -65,7 +47,6 @@ pub struct DatabaseCapture<'a> {
     place: Vec<u8>,
     rehearsal: Option<Rehearsal>,
     clones: Option<CloneSpace>,
-    catch_ups: u32,
     hold: Option<(SqliteHold, Instant)>,
     /// How many frames of the log belong to the state.
     frames: Option<u32>,
@@ -91,7 +72,6 @@ impl<'a> DatabaseCapture<'a> {
             place: place.to_owned(),
             rehearsal: None,
             clones: None,
-            catch_ups: 0,
             hold: None,
             frames: None,
             frozen: None,
@@ -182,7 +162,12 @@ impl<'a> DatabaseCapture<'a> {
     /// Notes how far the log goes at this moment: what is frozen later ends there.
     pub fn note(&mut self) -> Result<Option<u64>, CaptureError> {
         let Some((hold, _)) = &self.hold else { return Ok(None) };
-        self.frames = hold.frames().map_err(|error| CaptureError::io("read", &self.sidecars.shm, error))?;
+        let since = Instant::now();
+        let frames = || hold.frames().map_err(|error| CaptureError::io("read", &self.sidecars.shm, error));
+        self.frames = frames()?;
+        while self.frames.is_none() && hold.has_log() && since.elapsed() < HEADER_PATIENCE {
+            self.frames = frames()?;
+        }
         Ok(self.frames.map(u64::from))
     }
 
@@ -191,18 +176,13 @@ impl<'a> DatabaseCapture<'a> {
         matches!(self.hold, Some((SqliteHold::Rollback { .. }, _)))
     }
 
-    /// It was frozen under this hold.
-    pub fn is_frozen(&self) -> bool {
-        self.frozen.is_some()
-    }
-
     /// Under the hold: takes what the rehearsal lacks, or notes what can be read later.
-    pub fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError> {
+    pub fn freeze(&mut self, recorder: &mut dyn Recorder, terms: &Terms<'_>) -> Result<Freeze, CaptureError> {
         if let Some((Frozen::Differences(earlier), ..)) = self.frozen.take() {
             recorder.discard(earlier);
         }
         let Some((hold, since)) = self.hold.take() else { return Ok(Freeze::Again("it was not held")) };
-        let frozen = self.freeze_held(&hold, recorder, go_on);
+        let frozen = self.freeze_held(&hold, recorder, terms);
         let still = hold.still_holds(&self.path).map_err(|error| CaptureError::io("stat", &self.path, error));
         self.hold = Some((hold, since));
         match (frozen?, still?) {
@@ -238,32 +218,13 @@ impl<'a> DatabaseCapture<'a> {
             || CaptureError::Unusable { path: self.path.clone(), detail: "it was not frozen".into() };
         let (frozen, metadata, marks) = self.frozen.take().ok_or_else(nothing)?;
         let (state, mtime_ns) = marks.combined();
-        let at = |error: CaptureError| error.at(&self.path);
-        let mut settled = true;
-        let taken = match frozen {
-            Frozen::Parent(parent, _) => {
-                let mut entry = self.entry(&metadata, parent.size, Some(state), mtime_ns);
-                entry.content = parent.content;
-                return Ok(Image { taken: None, entry, capture: self.capture.clone() });
-            }
-            Frozen::Taken(taken) => taken,
-            Frozen::Differences(retaken) => recorder.settle(retaken)?,
-            Frozen::Clone(file) => recorder.take(&mut ByPosition::new(&file)).map_err(at)?,
-            Frozen::Log { database, pages, .. } if pages.is_empty() => {
-                recorder.take(&mut ByPosition::new(&database)).map_err(at)?
-            }
-            Frozen::Log { database, log, pages } => {
-                recorder.take(&mut Merged::new(&database, &log, &pages)).map_err(at)?
-            }
-            Frozen::ToRollBack(copy) => {
-                settled = false;
-                let file = copy.roll_back().map_err(|detail| CaptureError::Unusable {
-                    path: self.path.clone(),
-                    detail: format!("its journal could not be rolled back in a copy: {detail}"),
-                })?;
-                recorder.take(&mut ByPosition::new(&file)).map_err(at)?
-            }
-        };
+        if let Frozen::Parent(parent, _) = frozen {
+            let mut entry = self.entry(&metadata, parent.size, Some(state), mtime_ns);
+            entry.content = parent.content;
+            return Ok(Image { taken: None, entry, capture: self.capture.clone() });
+        }
+        let settled = !matches!(frozen, Frozen::ToRollBack(_));
+        let taken = frozen.record(&self.path, recorder)?;
         self.hold = None;
         let entry = self.entry(&metadata, taken.bytes, settled.then_some(state), mtime_ns);
         Ok(Image { taken: Some(taken), entry, capture: self.capture.clone() })
@@ -306,14 +267,23 @@ impl<'a> DatabaseCapture<'a> {
         &mut self,
         hold: &SqliteHold,
         recorder: &mut dyn Recorder,
-        go_on: GoOn<'_>,
+        terms: &Terms<'_>,
     ) -> Result<Result<(Frozen, Metadata, Marks), &'static str>, CaptureError> {
         let fail = |error: io::Error| match error.kind() {
             io::ErrorKind::TimedOut => CaptureError::HeldTooLong,
             _ => CaptureError::io("read", &self.path, error),
         };
-        let marks = self.marks()?;
-        let racy = marks.is_racy();
+        let mut marks = self.marks()?;
+        let mut racy = marks.is_racy();
+        if matches!(hold, SqliteHold::WalIdle { .. }) {
+            // Nobody waits, and whoever comes and goes meanwhile leaves the database alone: its times can grow old.
+            let since = Instant::now();
+            while marks.is_database_racy() && since.elapsed() < 3 * TICK {
+                std::thread::sleep(TICK / 4);
+                marks = self.marks()?;
+            }
+            racy = marks.is_database_racy();
+        }
         let metadata = hold.database().metadata().map_err(fail)?;
         let mut consistency = match hold {
             _ if self.options.cold => Consistency::Cold,
@@ -329,18 +299,25 @@ impl<'a> DatabaseCapture<'a> {
             Frozen::Parent(Box::new(entry), consistency)
         } else if is_hot()? {
             let below = &self.options.temporary_directory;
-            match RollbackCopy::make(hold.database(), &self.sidecars.journal, below, go_on).map_err(fail)? {
-                Some(copy) => Frozen::ToRollBack(copy),
-                // Whoever it belonged to is alive.
-                None => return Ok(Err("a journal that was to be rolled back went away")),
+            let check = &*recorder;
+            let go_on = || (terms.go_on)() && check.check().is_ok();
+            let copied =
+                RollbackCopy::make(hold.database(), &self.path, &self.sidecars.journal, below, &go_on);
+            recorder.check()?;
+            match copied.map_err(fail)? {
+                Ok(copy) => Frozen::ToRollBack(copy),
+                Err(reason) => return Ok(Err(reason)),
             }
         } else if let SqliteHold::Rollback { database } = hold {
-            match self.freeze_rollback(database, &marks, recorder, go_on)? {
+            match self.freeze_rollback(database, &marks, recorder, terms)? {
                 Some(frozen) => frozen,
                 None => return Ok(Err("it was being written")),
             }
         } else {
-            self.freeze_merged(hold, &marks, recorder)?
+            match self.freeze_merged(hold, &marks, recorder)? {
+                Some(frozen) => frozen,
+                None => return Ok(Err("its log was being begun anew")),
+            }
         };
         if matches!(hold, SqliteHold::WalIdle { .. } | SqliteHold::Unlocked { .. }) && !self.options.cold {
             let after = self.marks()?;
@@ -366,7 +343,7 @@ impl<'a> DatabaseCapture<'a> {
         database: &File,
         marks: &Marks,
         recorder: &mut dyn Recorder,
-        go_on: GoOn<'_>,
+        terms: &Terms<'_>,
     ) -> Result<Option<Frozen>, CaptureError> {
         if let Some(space) = &self.clones {
             match space.clone_of(database) {
@@ -392,48 +369,41 @@ impl<'a> DatabaseCapture<'a> {
                 return Ok(Some(Frozen::Taken(rehearsal.taken.clone())));
             }
             // Between two commits there is room for a pass: the next hold may find nothing new.
-            if self.catch_ups < CATCH_UPS && rehearsal.commit_every > rehearsal.lasted {
-                self.catch_ups += 1;
+            if terms.may_catch_up && rehearsal.commit_every > rehearsal.lasted {
                 return Ok(None);
             }
         }
         let earlier = rehearsal.map(|rehearsal| &rehearsal.taken);
-        let retaken = recorder.retake(earlier, database, go_on).map_err(|error| error.at(&self.path))?;
+        let retaken =
+            recorder.retake(earlier, database, terms.go_on).map_err(|error| error.at(&self.path))?;
         Ok(Some(Frozen::Differences(retaken)))
     }
 
-    /// Database and log as one image; where the log holds no commit, the database is the image.
+    /// Database and log as one image.
     fn freeze_merged(
         &self,
         hold: &SqliteHold,
         marks: &Marks,
         recorder: &mut dyn Recorder,
-    ) -> Result<Frozen, CaptureError> {
+    ) -> Result<Option<Frozen>, CaptureError> {
         let fail = |error| CaptureError::io("read", &self.path, error);
         let log = match open_file(&self.sidecars.wal) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             other => Some(other.map_err(|error| CaptureError::io("read", &self.sidecars.wal, error))?),
         };
-        if let Some(log) = log {
-            let most = self.frames.unwrap_or(u32::MAX);
-            let pages = CommittedPages::read(&log, most).map_err(fail)?;
-            let database = hold.database();
-            if matches!(hold, SqliteHold::Wal { .. }) {
-                let database = database.try_clone().map_err(fail)?;
-                return Ok(Frozen::Log { database, log, pages });
-            }
-            if !pages.is_empty() {
-                let taken = recorder.take(&mut Merged::new(database, &log, &pages));
-                return taken.map(Frozen::Taken).map_err(|error| error.at(&self.path));
-            }
+        if let SqliteHold::Wal { database, .. } = hold {
+            // What is behind the frames that were noted may never have been seen by anybody.
+            let Some(frames) = self.frames else { return Ok(None) };
+            let database = database.try_clone().map_err(fail)?;
+            return Ok(Some(Frozen::Log { database, log, frames }));
         }
         if let Some(rehearsal) = &self.rehearsal
             && rehearsal.marks == *marks
             && !rehearsal.racy
         {
-            return Ok(Frozen::Taken(rehearsal.taken.clone()));
+            return Ok(Some(Frozen::Taken(rehearsal.taken.clone())));
         }
-        let taken = recorder.take(&mut ByPosition::new(hold.database()));
-        taken.map(Frozen::Taken).map_err(|error| error.at(&self.path))
+        let taken = take_merged(hold.database(), log.as_ref(), u32::MAX, recorder);
+        taken.map(|taken| Some(Frozen::Taken(taken))).map_err(|error| error.at(&self.path))
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// As for any racy timestamp: a file touched this recently can change again without showing it.
-const TICK: Duration = Duration::from_millis(20);
+pub const TICK: Duration = Duration::from_millis(20);
 
 /// A file that lies beside the database: what it is, and when it was written last.
 type Beside = Option<(FileState, i64)>;
@@ -65,10 +65,13 @@ impl Marks {
 
     /// Touched so recently that a further change might not show.
     pub fn is_racy(&self) -> bool {
-        // A time in the future says nothing: the change time beside it does.
-        let tick = TICK.as_nanos() as i64;
-        let near = |time: i64| (now_ns() - time).abs() < tick;
-        near(self.combined().0.ctime_ns) || near(self.combined().1)
+        let (state, mtime_ns) = self.combined();
+        is_near(state.ctime_ns) || is_near(mtime_ns)
+    }
+
+    /// As `is_racy`, of the database alone.
+    pub fn is_database_racy(&self) -> bool {
+        is_near(self.database.ctime_ns) || is_near(self.mtime_ns)
     }
 
     /// Since `earlier` at most something was put behind the log's end: what was read of both files then is still there.
@@ -82,6 +85,11 @@ impl Marks {
         };
         log_stays && self.database == earlier.database && self.mtime_ns == earlier.mtime_ns
     }
+}
+
+/// A time in the future says nothing: the change time beside it does.
+fn is_near(time_ns: i64) -> bool {
+    (now_ns() - time_ns).abs() < TICK.as_nanos() as i64
 }
 
 /// The bytes at `at`; zeros where the file is shorter or has just gone.

@@ -1,6 +1,7 @@
 //! SQLite databases: a consistent image while others write, and proof that a copy is sound.
 
 mod capture;
+mod frozen;
 mod header;
 mod judge;
 mod marks;

@@ -1,8 +1,8 @@
 //! A source, or a file in a tree, that is one database.
 
 use super::capture::DatabaseCapture;
-use crate::source::interface::{Capture, CaptureError, CaptureOptions, GoOn, Recorder, SourceSpec};
-use crate::source::staged::{Freeze, Holding, Staged};
+use crate::source::interface::{Capture, CaptureError, CaptureOptions, Recorder, SourceSpec};
+use crate::source::staged::{Freeze, Holding, Staged, Terms};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -49,8 +49,8 @@ impl Staged for DatabaseSource<'_> {
         self.0.note()
     }
 
-    fn freeze(&mut self, recorder: &mut dyn Recorder, go_on: GoOn<'_>) -> Result<Freeze, CaptureError> {
-        self.0.freeze(recorder, go_on)
+    fn freeze(&mut self, recorder: &mut dyn Recorder, terms: &Terms<'_>) -> Result<Freeze, CaptureError> {
+        self.0.freeze(recorder, terms)
     }
 
     fn release(&mut self) {

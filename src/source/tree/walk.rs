@@ -5,7 +5,7 @@ use super::excludes::Excludes;
 use super::regular::{Recorded, Regular};
 use super::snapshot::snapshot_place;
 use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
-use crate::hold::{Sidecars, open_directory, open_file_at};
+use crate::hold::{SNAPSHOT_PREFIX, Sidecars, open_directory, open_file_at};
 use crate::source::interface::{
     Capture, CaptureError, CaptureOptions, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns, now_ns,
 };
@@ -187,6 +187,11 @@ impl<'a> Walk<'a> {
         });
         if belongs.is_some() {
             let detail = "part of the database beside it, whose settled image is kept";
+            self.recorder.note(&self.relative, NoteReason::Excluded, detail.into());
+            return true;
+        }
+        if is_directory && name.starts_with(SNAPSHOT_PREFIX.as_bytes()) {
+            let detail = "a snapshot that another backup is reading, or has left behind";
             self.recorder.note(&self.relative, NoteReason::Excluded, detail.into());
             return true;
         }
