@@ -158,7 +158,7 @@ def archive(store):
 
 
 def chosen(candidates, most):
-    """(capture, name of its kind) of broken ones: each has a code that none before has; when all are there, a symptom.
+    """(capture, name of its kind) of broken ones: each has a code that none before has; then each a new symptom.
 
     For codes, those with few go first, for they tell most about a single check, and those of versions with few so far;
     for symptoms, the gravest and then the smallest.
