@@ -8,10 +8,33 @@ metadata), each given as the number of the operation that wrote it last.
 
 import hashlib
 import json
+from typing import NamedTuple
 
 import numpy
 
-DIMENSION = 384
+
+class Size(NamedTuple):
+    """How much is written: vectors' dimension, words of a document, ids of a collection and of a call, and so on."""
+
+    dimension: int
+    # Fewest words beside those that name the operation, and how many counts of them there are.
+    words: tuple
+    # Ids of a collection, `fewest` to `most` of them live. Deleted ones come back, which gives them a new place.
+    pool: int
+    fewest: int
+    most: int
+    # Ids of one call.
+    call: tuple
+    # Records until a collection is made anew: with 0.4, which keeps each in its queue, and with later versions.
+    rotate: tuple
+
+
+SIZES = {
+    "usual": Size(384, (6, 50), 700, 120, 350, (8, 50), (2000, 3000)),
+    # For stores that can be kept in the source tree.
+    "small": Size(8, (1, 4), 200, 25, 60, (3, 12), (150, 400)),
+}
+size = SIZES["usual"]
 SPACES = {"first": "l2", "second": "cosine", "third": "l2"}
 WORDS = "ice core drill layer dust ash snow firn depth year bubble isotope storm melt".split()
 
@@ -24,20 +47,27 @@ def seed_of(*parts):
 
 def vector(collection, id, op):
     """The vector that operation `op` gave to `id`, of length 1: Chroma's own index misses others by itself."""
-    values = numpy.random.default_rng(seed_of(collection, id, op)).standard_normal(DIMENSION)
+    values = numpy.random.default_rng(seed_of(collection, id, op)).standard_normal(size.dimension)
     return (values / numpy.linalg.norm(values)).astype(numpy.float32)
 
 
 def document(collection, id, op):
-    """A text that names the operation, between 10 and 60 words long."""
+    """A text that names the operation, and usually goes on for 6 to 55 words."""
     number = seed_of(op, id)
-    words = " ".join(WORDS[(number + turn * turn) % len(WORDS)] for turn in range(6 + number % 50))
+    fewest, counts = size.words
+    words = " ".join(WORDS[(number + turn * turn) % len(WORDS)] for turn in range(fewest + number % counts))
     return f"operation {op} of {collection} on {id} {words}"
 
 
 def metadata(collection, op):
     """Three keys, each told by the operation's number."""
     return {"operation": op, "written": f"operation {op} of {collection}", "ratio": op / 8}
+
+
+def use(name):
+    """Makes this size that of all vectors and documents from now on."""
+    global size
+    size = SIZES[name]
 
 
 def apply(state, operation):

@@ -30,7 +30,8 @@ import history
 from verify import die_with_parent
 
 HERE = Path(__file__).resolve().parent
-PIECE = 64 * 1024
+# Small stores would fit into one piece.
+PIECES = {"usual": 64 * 1024, "small": 4096}
 # Longest times in seconds: until the writer has begun, for one call of icecore or cp, for one verdict.
 START, CALL, VERDICT = 120, 300, 400
 
@@ -71,7 +72,7 @@ class Service:
             self.wait("the server's port", lambda: answers(port))
             target = ["--server", f"127.0.0.1:{port}"]
         command = [sys.executable, str(HERE / "writer.py"), "--log", str(self.log), *target]
-        for name in ("threads", "seed", "pause_ms", "sync_threshold", "batch_size"):
+        for name in ("threads", "seed", "pause_ms", "sync_threshold", "batch_size", "size"):
             command += [f"--{name.replace('_', '-')}", str(getattr(self.options, name))]
         if self.options.churn:
             command.append("--churn")
@@ -177,8 +178,8 @@ def copy_by_cp(store, target):
 class SlowCopy:
     """A copy at so many bytes per second, as of a tool that compresses while it reads. What vanishes is left out."""
 
-    def __init__(self, rate):
-        self.rate, self.begun, self.copied = rate, time.monotonic(), 0
+    def __init__(self, rate, piece):
+        self.rate, self.piece, self.begun, self.copied = rate, piece, time.monotonic(), 0
 
     def tree(self, source, target, leave_out=()):
         """File after file, in directory order."""
@@ -194,8 +195,8 @@ class SlowCopy:
 
     def file(self, source, target):
         try:
-            with open(source, "rb") as reading, open(target, "wb") as writing:
-                while piece := reading.read(PIECE):
+            with open(source, "rb", buffering=0) as reading, open(target, "wb") as writing:
+                while piece := reading.read(self.piece):
                     writing.write(piece)
                     self.copied += len(piece)
                     time.sleep(max(0, self.begun + self.copied / self.rate - time.monotonic()))
@@ -203,9 +204,9 @@ class SlowCopy:
             pass
 
 
-def copy_slowly(store, target, rate, order):
+def copy_slowly(store, target, rate, order, piece):
     """As cp -r; or the database by SQLite's own backup, as a careful script does it, before or after all else."""
-    copy, names = SlowCopy(rate), ("chroma.sqlite3", "chroma.sqlite3-journal")
+    copy, names = SlowCopy(rate, piece), ("chroma.sqlite3", "chroma.sqlite3-journal")
     if order == "directory":
         copy.tree(store, target)
         return
@@ -263,7 +264,7 @@ class Storm:
         }
         snapshot["broken"] = bool(store) and not snapshot["verdict"]["ok"]
         refused = store is None
-        if (snapshot["broken"] or refused) and self.options.keep:
+        if self.options.keep and (snapshot["broken"] or refused or self.options.keep_all):
             self.keep(number, store, {**snapshot, "begin": begin, "end": end, "document": document})
         shutil.rmtree(target, ignore_errors=True)
         return snapshot
@@ -281,12 +282,13 @@ class Storm:
 
     def by_copy(self, target):
         """The same of a plain copy, and the document of a cold backup of it."""
+        options = self.options
         if self.options.method == "paused":
             self.service.pause()
             copy_by_cp(self.service.store, target)
             self.service.resume()
         elif self.options.slow:
-            copy_slowly(self.service.store, target, self.options.slow, self.options.order)
+            copy_slowly(self.service.store, target, options.slow, options.order, PIECES[options.size])
         else:
             copy_by_cp(self.service.store, target)
         end = time.monotonic()
@@ -294,6 +296,7 @@ class Storm:
 
     def verify(self, store, begin, end):
         command = [sys.executable, str(HERE / "verify.py"), str(store), str(self.service.log), str(begin), str(end)]
+        command += ["--size", self.options.size]
         done = subprocess.run(
             command,
             env={**os.environ, "TMPDIR": str(self.work)},
@@ -315,6 +318,8 @@ class Storm:
         if store:
             shutil.copytree(store, directory / "store")
         shutil.copy(self.service.log, directory / "log.jsonl")
+        options = {name: getattr(self.options, name) for name in ("order", "slow", "threads", "churn", "size")}
+        evidence = {"version": self.version, "options": options, **evidence}
         (directory / "verdict.json").write_text(json.dumps(evidence, indent=1) + "\n")
 
     def report(self):
@@ -415,10 +420,12 @@ def parse_arguments():
     parser.add_argument("--pause-ms", type=float, default=15, help="mean pause between calls [default: 15]")
     parser.add_argument("--sync-threshold", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=30)
+    parser.add_argument("--size", choices=history.SIZES, default="usual", help="how much is written [default: usual]")
     parser.add_argument("--warm-up", type=int, default=150, help="operations before the first capture [default: 150]")
     parser.add_argument("--between-ms", type=float, default=250, help="mean pause between captures [default: 250]")
     parser.add_argument("--dir", help="where the scratch directory goes [default: TMPDIR]")
     parser.add_argument("--keep", metavar="DIR", help="keep broken captures here, with log and verdict")
+    parser.add_argument("--keep-all", action="store_true", help="keep whole ones too")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the JSON here too")
     options = parser.parse_args()
     if options.order != "directory" and not options.slow:

@@ -237,6 +237,7 @@ def verdict(options):
         copy = os.path.join(scratch, "store")
         shutil.copytree(options.store, copy)
         command = [sys.executable, __file__, "--child", copy, options.log, str(options.begin), str(options.end)]
+        command += ["--size", options.size]
         try:
             done = subprocess.run(
                 command,
@@ -261,9 +262,11 @@ def main():
     parser.add_argument("log", help="the log of writer.py")
     parser.add_argument("begin", type=float, help="monotonic time before the capture")
     parser.add_argument("end", type=float, help="monotonic time after it")
+    parser.add_argument("--size", choices=history.SIZES, default="usual", help="as the writer's")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["ANONYMIZED_TELEMETRY"] = "False"
+    history.use(options.size)
     if options.child:
         print("\n" + json.dumps(verdict_of_child(options)), flush=True)
         # Threads of a broken store may keep the interpreter from ending.

@@ -26,9 +26,6 @@ import history  # noqa: E402
 
 KINDS = ("add", "upsert", "update", "touch", "delete")
 WEIGHTS = (15, 25, 30, 8, 22)
-# Ids of a collection: deleted ones come back, which gives them a new place in the index.
-POOL = 700
-FEWEST, MOST = 120, 350
 
 
 class Log:
@@ -123,18 +120,18 @@ class Lane:
         """Ids that may be added. Deleted ones not at once: Chroma 0.4 and 0.5 ignore an add in the delete's batch."""
         live, deleted = self.state[name], self.deleted[name]
         longest_ago = self.written[name] - 5 * self.options.batch_size
-        ids = (f"{name}-{number}" for number in range(POOL))
+        ids = (f"{name}-{number}" for number in range(history.size.pool))
         return [id for id in ids if id not in live and (id not in deleted or deleted[id] < longest_ago)]
 
     def change(self, name):
-        """One random operation on a collection: as many ids come as go, once there are FEWEST of POOL."""
-        live = self.state[name]
+        """One random operation on a collection: as many ids come as go, once there are enough."""
+        live, size = self.state[name], history.size
         kind = self.random.choices(KINDS, WEIGHTS)[0]
-        if len(live) < (20 if name.startswith("churn") else FEWEST):
+        if len(live) < (20 if name.startswith("churn") else size.fewest):
             kind = "add"
-        elif len(live) > MOST and kind == "add":
+        elif len(live) > size.most and kind == "add":
             kind = "delete"
-        count = self.random.randint(8, 50)
+        count = self.random.randint(*size.call)
         if kind != "add":
             count = min(count, len(live))
         if kind == "add":
@@ -195,12 +192,14 @@ def parse_arguments():
     parser.add_argument("--sync-threshold", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=30)
     parser.add_argument("--rotate", type=int, help="records written until a collection is made anew")
+    parser.add_argument("--size", choices=history.SIZES, default="usual", help="how much is written")
     options = parser.parse_args()
+    history.use(options.size)
     if bool(options.store) == bool(options.server):
         parser.error("one of --store and --server")
     if options.rotate is None:
         # 0.4 keeps every record ever written in its queue.
-        options.rotate = 2000 if chromadb.__version__.startswith("0.4") else 3000
+        options.rotate = history.size.rotate[0 if chromadb.__version__.startswith("0.4") else 1]
     return options
 
 

@@ -8,6 +8,7 @@
 )]
 
 mod architecture;
+mod chroma_fixtures;
 mod chroma_judge;
 mod chroma_real;
 mod chroma_store;
