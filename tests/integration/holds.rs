@@ -1,5 +1,6 @@
 //! Clones, subvolume snapshots, limits of a hold, and several sources at one moment.
 
+use crate::hostile_applications::Application;
 use crate::sqlite_live::{Writer, check};
 use crate::support::{Mounted, Scratch, has, is_root, run};
 use crate::untouched::state;
@@ -269,74 +270,164 @@ fn a_read_that_hangs_under_the_hold_is_not_waited_for_by_writers() {
     scratch.backup(&["db=service/app.db"]);
 }
 
-/// Counts up in one database, then in the other, for ever.
+/// Counts up in one database, then in the other, for ever: in `first` and `second`, with journal mode `mode`.
 const IN_STEP: &str = r#"
-import sqlite3, sys
-dbs = [sqlite3.connect(path, timeout=60, isolation_level=None) for path in sys.argv[2:]]
+import sqlite3, time
+dbs = [sqlite3.connect(path, timeout=60, isolation_level=None) for path in (first, second)]
 for db in dbs:
-    db.execute("PRAGMA journal_mode=" + sys.argv[1])
+    db.execute("PRAGMA journal_mode=" + mode)
     # As fast as can be: what isn't noted at one moment is far apart.
     db.execute("PRAGMA synchronous=OFF")
     db.execute("CREATE TABLE n(n)"); db.execute("INSERT INTO n VALUES(0)")
+    if bulk:
+        db.execute("CREATE TABLE bulk(b)"); db.execute("BEGIN")
+        for _ in range(bulk): db.execute("INSERT INTO bulk VALUES(randomblob(100000))")
+        db.execute("COMMIT")
 print("ready", flush=True)
 while True:
     for db in dbs: db.execute("UPDATE n SET n = n + 1")
+    time.sleep(pause)
 "#;
 
-#[test]
-fn databases_written_in_step_are_captured_at_one_moment() {
-    for mode in ["delete", "wal"] {
-        in_step(mode);
-    }
-}
-
-fn in_step(mode: &str) {
+/// Takes snapshots of both while they are written, and checks that each shows a moment that was.
+fn in_step(sources: &str, settings: &str, rounds: usize, moments: &[u64]) {
     if !has("python3") {
         return;
     }
     let scratch = Scratch::new();
     scratch.init();
-    scratch.mkdir("service");
-    scratch.file(
-        "icecore.toml",
-        "[source.zebra]\npath = \"service/z.db\"\nkind = \"sqlite\"\n[source.ant]\npath = \"service/a.db\"\nkind = \"sqlite\"\n",
-    );
-    let mut writer = Command::new("python3");
-    writer.args(["-c", IN_STEP, mode, "service/z.db", "service/a.db"]).current_dir(scratch.directory.path());
-    let mut writer = writer.stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(writer.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    scratch.mkdir("service/store");
+    scratch.file("icecore.toml", sources);
+    let application = Application::start(&scratch, &format!("{settings}\n{IN_STEP}"));
     let mut last = -1;
-    for round in 0..15 {
+    for round in 0..rounds {
         let document = scratch.ok(["backup", "--validate", "quick"]);
-        let moments: Vec<u64> = ["zebra", "ant"]
+        let found: Vec<u64> = ["zebra", "ant"]
             .iter()
             .map(|name| document["sources"][name]["moment"].as_u64().unwrap())
             .collect();
-        assert_eq!(moments, [0, 0], "{document:#}");
+        assert_eq!(found, moments, "{document:#}");
         scratch.ok(["restore", "latest", "-t", &format!("out-{round}")]);
-        let count = |place: &str| -> i64 {
-            let connection =
-                rusqlite::Connection::open(scratch.path(&format!("out-{round}/{place}"))).unwrap();
+        let count = |name: &str| -> i64 {
+            let files = crate::support::files_below(&scratch.path(&format!("out-{round}/{name}")));
+            let connection = rusqlite::Connection::open(&files[0]).unwrap();
             connection.query_row("SELECT n FROM n", [], |row| row.get(0)).unwrap()
         };
-        let (first, second) = (count("zebra/z.db"), count("ant/a.db"));
-        assert!(
-            first == second || first == second + 1,
-            "{mode}: {first} and {second} never stood side by side"
-        );
+        let (first, second) = (count("zebra"), count("ant"));
+        let stood = first == second || first == second + 1;
+        assert!(stood, "{settings}: {first} and {second} never stood side by side");
         assert!(second >= last);
         last = second;
+        std::fs::remove_dir_all(scratch.path(&format!("out-{round}"))).unwrap();
     }
-    assert!(last > 10, "the writer was at work ({last})");
-    writer.kill().unwrap();
-    writer.wait().unwrap();
+    assert!(last > 3, "the application was at work ({last})");
+    application.stop();
     // One after another, in the config's order, where nothing is held.
     let document = scratch.ok(["backup", "--cold", "--reread", "--validate", "quick"]);
     let moment = |name: &str| document["sources"][name]["moment"].as_u64().unwrap();
     assert_eq!((moment("zebra"), moment("ant")), (0, 1), "{document:#}");
     let shown = scratch.ok(["show"]);
     assert_eq!(shown["snapshot"]["sources"], serde_json::json!(["zebra", "ant"]), "{shown:#}");
+}
+
+const TWO_DATABASES: &str = "[source.zebra]\npath = \"service/z.db\"\nkind = \"sqlite\"\n\
+                             [source.ant]\npath = \"service/a.db\"\nkind = \"sqlite\"\n";
+
+#[test]
+fn databases_written_in_step_are_captured_at_one_moment() {
+    for mode in ["delete", "wal"] {
+        let names = "first, second, bulk, pause = 'service/z.db', 'service/a.db', 0, 0";
+        in_step(TWO_DATABASES, &format!("mode = '{mode}'; {names}"), 15, &[0, 0]);
+    }
+}
+
+#[test]
+fn a_store_and_a_large_database_that_catches_up_belong_to_one_moment() {
+    // The large one asks to be let go when it was written between its rehearsal and the hold; the store must then be read
+    // again as well.
+    let sources = "[source.zebra]\npath = \"service/store\"\nkind = \"chroma\"\nhold = \"lock\"\n\
+                   [source.ant]\npath = \"service/a.db\"\nkind = \"sqlite\"\nhold = \"lock\"\n";
+    let names = "first, second, bulk, pause = 'service/store/chroma.sqlite3', 'service/a.db', 150, 0.1";
+    in_step(sources, &format!("mode = 'delete'; {names}"), 15, &[0, 0]);
+}
+
+/// Two tables in two databases, changed by one transaction over both, for ever.
+const ATTACHED: &str = r#"
+import sqlite3
+c = sqlite3.connect("vol/app/a.db", timeout=60, isolation_level=None)
+c.execute("ATTACH 'vol/app/b.db' AS b")
+c.execute("CREATE TABLE main.n(n, pad)"); c.execute("CREATE TABLE b.n(n, pad)")
+for t in ("main", "b"):
+    for _ in range(50): c.execute(f"INSERT INTO {t}.n VALUES(0, randomblob(3000))")
+c.execute("PRAGMA cache_size=3"); c.execute("PRAGMA b.cache_size=3")
+print("ready", flush=True)
+while True:
+    c.execute("BEGIN")
+    for t in ("main", "b"): c.execute(f"UPDATE {t}.n SET n = n + 1, pad = randomblob(3000)")
+    c.execute("COMMIT")
+"#;
+
+#[test]
+fn a_transaction_over_two_databases_is_whole_in_a_subvolume() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let Some(mounted) = Mounted::new(&scratch, "btrfs") else { return };
+    run(Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(mounted.path.join("app")));
+    std::os::unix::fs::symlink(&mounted.path, scratch.path("vol")).unwrap();
+    let application = Application::start(&scratch, ATTACHED);
+    let place = format!("app={}", mounted.path.join("app").display());
+    for round in 0..12 {
+        let document = scratch.ok(["backup", &place, "--validate", "quick"]);
+        assert_eq!(consistency(&document, "app"), "fs-snapshot");
+        scratch.ok(["restore", "latest", "-t", &format!("out-{round}")]);
+        let count = |name: &str| -> (i64, i64) {
+            let connection =
+                rusqlite::Connection::open(scratch.path(&format!("out-{round}/app/{name}"))).unwrap();
+            connection
+                .query_row("SELECT min(n), max(n) FROM n", [], |row| Ok((row.get(0)?, row.get(1)?)))
+                .unwrap()
+        };
+        let (one, other) = (count("a.db"), count("b.db"));
+        assert_eq!((one.0, one), (one.1, other), "round {round}");
+    }
+    application.stop();
+}
+
+/// Opens a database in WAL mode, writes, and stays until it is killed.
+const WAL_APPLICATION: &str = "import sqlite3, time, os\nc = sqlite3.connect('app.db', timeout=2, isolation_level=None)\n\
+                               c.execute('pragma journal_mode=wal')\nc.execute('create table if not exists t(a)')\n\
+                               c.execute('insert into t values(randomblob(1000000))')\nprint('ready', flush=True)\n\
+                               while True: time.sleep(1)";
+
+#[test]
+fn an_application_in_wal_mode_can_be_restarted_meanwhile() {
+    if !has("strace") || !has("python3") {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.init();
+    let application = Application::start(&scratch, WAL_APPLICATION);
+    // Reading the log takes eight seconds, under the hold.
+    let mut traced = Command::new("strace");
+    traced
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pread64", "-P"])
+        .arg(scratch.path("app.db-wal"));
+    traced.args(["-e", "inject=pread64:delay_enter=4000000:when=2..3", env!("CARGO_BIN_EXE_icecore")]);
+    traced.args(["--json", "backup", "db=app.db"]).current_dir(scratch.directory.path());
+    traced.env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", scratch.path("home"));
+    let mut backup = traced.stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    drop(application);
+    let since = std::time::Instant::now();
+    let application = Application::start(&scratch, WAL_APPLICATION);
+    assert!(since.elapsed() < std::time::Duration::from_secs(2), "it wrote after {:?}", since.elapsed());
+    assert!(backup.try_wait().unwrap().is_none(), "the backup is still reading");
+    assert!(backup.wait().unwrap().success());
+    application.stop();
+    scratch.ok(["restore", "latest", "-t", "out"]);
+    let connection = rusqlite::Connection::open(scratch.path("out/db/app.db")).unwrap();
+    let rows: i64 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 1, "the state when it was held");
 }
 
 #[test]

@@ -92,6 +92,37 @@ fn after_runs_when_a_signal_ends_the_backup() {
     }
 }
 
+#[test]
+fn after_runs_whatever_the_surroundings() {
+    if !has("pkill") {
+        return;
+    }
+    // No place for what a hook says.
+    let scratch = with_hooks(ALL);
+    scratch.mkdir("home");
+    let mut command = scratch.icecore();
+    command.args(["backup", "--temp-dir", "home"]).env("TMPDIR", "/nonexistent");
+    assert!(command.status().unwrap().success());
+    assert_eq!(log(&scratch), "before p\nafter\n");
+    // A service manager's signal to all, then the end: the shell that stands by stays, and ends what `before` still does.
+    let scratch = with_hooks(
+        "before = \"echo begun >> log; sleep 3; echo late >> log\"\nafter = \"echo after >> log\"",
+    );
+    let mut child = scratch.icecore().arg("backup").stderr(Stdio::null()).spawn().unwrap();
+    let since = Instant::now();
+    while log(&scratch).is_empty() && since.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let parent = child.id().to_string();
+    let stopped =
+        Command::new("pkill").args(["-TERM", "-P", &parent, "-f", "read -r line"]).status().unwrap();
+    assert!(stopped.success());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(log(&scratch), "begun\nafter\n");
+}
+
 /// Locks a file as an application does, until its stdin ends.
 const APPLICATION: &str = "import fcntl,sys\nf=open('ingest.lock')\nfcntl.flock(f,fcntl.LOCK_EX)\nprint('locked',flush=True)\nsys.stdin.read()";
 

@@ -5,10 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 /// A Python program that says "ready" and goes on until it is killed; failing is an error.
-struct Application(Child);
+pub struct Application(Child);
 
 impl Application {
-    fn start(scratch: &Scratch, script: &str) -> Self {
+    pub fn start(scratch: &Scratch, script: &str) -> Self {
         let mut command = Command::new("python3");
         command.args(["-c", script]).current_dir(scratch.directory.path()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -18,7 +18,7 @@ impl Application {
         Self(child)
     }
 
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         assert!(self.0.try_wait().unwrap().is_none(), "the application failed");
     }
 }
