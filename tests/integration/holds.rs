@@ -153,6 +153,7 @@ fn a_subvolume_is_snapshotted_as_a_whole() {
     // A name that somebody else put there is no reason to remove what it leads to.
     let victim = mounted.path.join("victim");
     std::fs::create_dir(&victim).unwrap();
+    run(Command::new("chmod").arg("700").arg(&victim));
     run(Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(victim.join("source")));
     std::os::unix::fs::symlink(&victim, mounted.path.join(".icecore-snapshot-evil")).unwrap();
     run(Command::new("btrfs")

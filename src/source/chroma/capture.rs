@@ -174,3 +174,127 @@ fn reason_to_skip(name: &[u8], wanted: Option<&Wanted>) -> Option<&'static str> 
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::StoreCapture;
+    use crate::format::{Entry, NoteReason, SourceKind};
+    use crate::source::interface::{
+        CaptureError, CaptureOptions, GoOn, HoldMode, Recorder, Retaken, Seen, SourceSpec, SqliteInTree,
+        Taken,
+    };
+    use crate::source::moment::capture_alone;
+    use std::collections::BTreeMap;
+    use std::fs::File;
+    use std::io::Read;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    const SEGMENT: &str = "11111111-2222-3333-4444-555555555555";
+
+    /// Keeps everything in memory, and lets Chroma write a vector file while the database is read under the hold.
+    #[derive(Default)]
+    struct Meddling {
+        contents: Vec<Vec<u8>>,
+        recorded: BTreeMap<Vec<u8>, Vec<u8>>,
+        written_meanwhile: Option<PathBuf>,
+    }
+
+    impl Meddling {
+        fn keep(&mut self, reader: &mut dyn Read) -> u64 {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            self.contents.push(bytes);
+            self.contents.len() as u64 - 1
+        }
+    }
+
+    impl Recorder for Meddling {
+        fn parent(&mut self, _: &[u8]) -> Result<Option<Seen>, CaptureError> {
+            Ok(None)
+        }
+        fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError> {
+            Ok(Taken { token: self.keep(reader), bytes: 0 })
+        }
+        fn await_stored(&mut self, _: &Taken) -> Result<(), CaptureError> {
+            Ok(())
+        }
+        fn retake(
+            &mut self,
+            _: Option<&Taken>,
+            mut file: &File,
+            _: GoOn<'_>,
+        ) -> Result<Retaken, CaptureError> {
+            let token = self.keep(&mut file);
+            let is_database = self.contents.last().is_some_and(|bytes| bytes.starts_with(b"SQLite"));
+            if is_database && let Some(path) = self.written_meanwhile.take() {
+                #[expect(clippy::disallowed_methods, reason = "a test's own scratch file")]
+                std::fs::write(path, "after the first look").unwrap();
+            }
+            Ok(Retaken { token })
+        }
+        fn settle(&mut self, retaken: Retaken) -> Result<Taken, CaptureError> {
+            Ok(Taken { token: retaken.token, bytes: 0 })
+        }
+        fn discard(&mut self, _: Retaken) {}
+        fn check(&self) -> Result<(), CaptureError> {
+            Ok(())
+        }
+        fn enter(&mut self, _: &[u8]) -> Result<(), CaptureError> {
+            Ok(())
+        }
+        fn add(&mut self, entry: Entry, taken: Option<Taken>) -> Result<(), CaptureError> {
+            let content = taken.and_then(|taken| self.contents.get(taken.token as usize)).cloned();
+            self.recorded.insert(entry.name, content.unwrap_or_default());
+            Ok(())
+        }
+        fn leave(&mut self, _: Entry) -> Result<(), CaptureError> {
+            Ok(())
+        }
+        fn note(&mut self, _: &[u8], _: NoteReason, _: String) {}
+    }
+
+    #[test]
+    fn a_vector_file_that_moves_while_the_database_is_read_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("store");
+        let segment = store.join(SEGMENT);
+        std::fs::create_dir_all(&segment).unwrap();
+        let connection = rusqlite::Connection::open(store.join("chroma.sqlite3")).unwrap();
+        let sql =
+            format!("CREATE TABLE segments(id, scope); INSERT INTO segments VALUES('{SEGMENT}', 'VECTOR')");
+        connection.execute_batch(&sql).unwrap();
+        for name in ["header.bin", "data_level0.bin", "index_metadata.pickle"] {
+            #[expect(clippy::disallowed_methods, reason = "a test's own scratch file")]
+            std::fs::write(segment.join(name), "at first").unwrap();
+        }
+        let mut recorder = Meddling {
+            written_meanwhile: Some(segment.join("index_metadata.pickle")),
+            ..Meddling::default()
+        };
+        let spec = SourceSpec {
+            name: "store".into(),
+            kind: SourceKind::Chroma,
+            path: store,
+            source_path: None,
+            hold: HoldMode::Lock,
+            max_hold: None,
+            optional: false,
+            exclude: Vec::new(),
+            sqlite: SqliteInTree::Hold,
+        };
+        let options = CaptureOptions {
+            cold: false,
+            hold: HoldMode::Lock,
+            max_hold: None,
+            lock_wait: Duration::from_secs(5),
+            temporary_directory: directory.path().to_owned(),
+        };
+        let staged = Box::new(StoreCapture::new(&spec, &options).unwrap());
+        capture_alone(staged, &mut recorder, &options).unwrap();
+        assert!(recorder.written_meanwhile.is_none());
+        let found = |name: &str| String::from_utf8_lossy(&recorder.recorded[name.as_bytes()]).into_owned();
+        assert_eq!(found("index_metadata.pickle"), "after the first look");
+        assert_eq!(found("data_level0.bin"), "at first");
+    }
+}
