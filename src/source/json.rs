@@ -3,11 +3,11 @@
 use crate::format::{Consistency, NoteReason};
 use crate::hold::open_file;
 use crate::id::{Id, IdHasher};
+use crate::source::attributes::file_entry;
 use crate::source::interface::{
     Capture, CaptureError, CaptureOptions, JudgeOptions, Judgement, ReadAt, Recorder, SourceSpec, file_id,
     mtime_ns,
 };
-use crate::source::tree::file_entry;
 use serde::de::IgnoredAny;
 use std::fs;
 use std::io::{self, BufReader, Read};

@@ -1,5 +1,6 @@
 //! What is backed up. Each kind captures itself whole, judges a captured copy, and settles a restored one.
 
+mod attributes;
 mod chroma;
 mod detect;
 mod interface;

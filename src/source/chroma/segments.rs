@@ -3,9 +3,9 @@
 use super::listing::{Listing, Names, QUIET, Wanted, is_recent, is_same};
 use crate::format::{Content, Entry};
 use crate::hold::{CloneSpace, open_file};
+use crate::source::attributes::{directory_entry, file_entry};
 use crate::source::interface::{CaptureError, GoOn, Recorder, Retaken, Taken, file_id, mtime_ns};
 use crate::source::sqlite::ByPosition;
-use crate::source::tree::{directory_entry, file_entry};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};

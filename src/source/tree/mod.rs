@@ -1,6 +1,5 @@
 //! Directory trees: every kind of file with everything that the file system keeps about it.
 
-mod attributes;
 mod excludes;
 mod log_file;
 mod regular;
@@ -8,7 +7,6 @@ mod snapshot;
 mod sparse;
 mod walk;
 
-pub use attributes::{attributes_of, bare_entry, directory_entry, file_entry};
 pub use excludes::Excludes;
 pub use snapshot::snapshot_place;
 pub use walk::{Walk, capture};

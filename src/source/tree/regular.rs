@@ -1,9 +1,9 @@
 //! One regular file of a tree: recognised, read while it may be changing, handed over.
 
-use super::attributes::file_entry;
 use super::log_file::{is_line_log, whole_records};
 use super::sparse::{Ranges, segments};
 use crate::format::{Entry, NoteReason, Segment};
+use crate::source::attributes::file_entry;
 use crate::source::interface::{Capture, CaptureError, CaptureOptions, Recorder, Taken, file_id, mtime_ns};
 use crate::source::moment::capture_alone;
 use crate::source::sqlite;

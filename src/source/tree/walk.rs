@@ -1,11 +1,11 @@
 //! Walks a directory by descriptors, so that no path is too long and no symlink is followed.
 
-use super::attributes::{bare_entry, directory_entry, file_entry, own_attributes_of};
 use super::excludes::Excludes;
 use super::regular::{Recorded, Regular};
 use super::snapshot::snapshot_place;
 use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
 use crate::hold::{SNAPSHOT_PREFIX, Sidecars, open_directory, open_file_at};
+use crate::source::attributes::{bare_entry, directory_entry, file_entry, own_attributes_of};
 use crate::source::interface::{
     Capture, CaptureError, CaptureOptions, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns, now_ns,
 };
