@@ -52,6 +52,7 @@ pub fn backup(
 ) -> Result<Draft, BackupError> {
     let started = Instant::now();
     check_overlap(request)?;
+    source::remove_stale_scratch(&request.options.temporary_directory);
     let clock_ns = now_nanos();
     let mut warnings = Vec::new();
     let stamp = choose_stamp(clock_ns, &request.profile, snapshots, &mut warnings);

@@ -212,7 +212,7 @@ fn from_capture(message: String, error: &CaptureError) -> Failure {
         CaptureError::Busy { path, .. } => failure(ExitCode::KeptChanging, "source_busy", path).hint(
             "nothing was published. Choices: wait longer with --lock-wait; try at a quieter time; end the transaction \
              that is open; an application in exclusive locking mode never lets go: stop it for the backup, by hooks or \
-             a lock file, and use --cold",
+             a lock file, and use --cold; one in a tree can be left out (`exclude`)",
         ),
         CaptureError::TooSlow { path, .. } => failure(ExitCode::KeptChanging, "source_too_slow", path).hint(
             "nothing was published, and its writers go on. Choices: let them wait longer (--max-hold 60s, or `max_hold` \

@@ -7,6 +7,7 @@ mod interface;
 mod json;
 mod kind;
 mod moment;
+mod scratch;
 mod sqlite;
 mod staged;
 mod tree;
@@ -19,5 +20,6 @@ pub use interface::{
 };
 pub use kind::{VALIDATOR_VERSION, capture, judge, sidecars_to_remove, staged};
 pub use moment::{Failed, Member, Moment, capture_together};
+pub use scratch::remove_stale_scratch;
 pub use sqlite::{CommittedPages, Merged};
 pub use tree::Excludes;

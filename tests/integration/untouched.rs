@@ -209,6 +209,22 @@ fn killed_at_every_step() {
 }
 
 #[test]
+fn scratch_copies_that_killed_runs_left_are_removed() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("app.json", "{}");
+    let left = [scratch.file("tmp/icecore-check-1", "x"), scratch.file("tmp/icecore-rollback-2/copy", "x")];
+    let young = scratch.file("tmp/icecore-check-3", "x");
+    let others = scratch.file("tmp/notes", "x");
+    for old in ["icecore-check-1", "icecore-rollback-2", "notes"] {
+        run(Command::new("touch").args(["-d", "2 days ago"]).arg(scratch.path("tmp").join(old)));
+    }
+    scratch.backup(&["app.json", "--temp-dir", "tmp"]);
+    assert!(left.iter().all(|path| !path.exists()));
+    assert!(young.exists() && others.exists());
+}
+
+#[test]
 fn access_times_stay_where_we_own_the_files() {
     let scratch = Scratch::new();
     scratch.init();

@@ -3,6 +3,7 @@
 use super::header::Header;
 use crate::format::Level;
 use crate::source::interface::{JudgeOptions, Judgement, ReadAt};
+use crate::source::scratch::CHECK_PREFIX;
 use rusqlite::{Connection, OpenFlags};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -111,7 +112,7 @@ fn is_about_fts(message: &str) -> bool {
 
 /// Copies a stored database into a temporary file.
 fn copy_of(file: &dyn ReadAt, temporary_directory: &Path) -> io::Result<NamedTempFile> {
-    let mut copy = tempfile::Builder::new().prefix("icecore-check-").tempfile_in(temporary_directory)?;
+    let mut copy = tempfile::Builder::new().prefix(CHECK_PREFIX).tempfile_in(temporary_directory)?;
     let mut buffer = vec![0u8; COPY_BUFFER_BYTES];
     let mut at = 0;
     while at < file.size() {

@@ -1,6 +1,7 @@
 //! Scratch copies of a database, and reading files by position.
 
 use crate::hold::{CloneSpace, open_file};
+use crate::source::scratch::ROLLBACK_PREFIX;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -25,7 +26,7 @@ impl RollbackCopy {
         below: &Path,
         go_on: &dyn Fn() -> bool,
     ) -> io::Result<Result<Self, &'static str>> {
-        let directory = tempfile::Builder::new().prefix("icecore-rollback-").tempdir_in(below)?;
+        let directory = tempfile::Builder::new().prefix(ROLLBACK_PREFIX).tempdir_in(below)?;
         copy_file(database, &directory.path().join("copy"), go_on)?;
         let journal = match open_file(journal) {
             // Whoever it belonged to is alive.

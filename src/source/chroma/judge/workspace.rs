@@ -2,6 +2,7 @@
 
 use super::offenders::{Offenders, shown};
 use super::trouble::Outcome;
+use crate::source::scratch::CHECK_PREFIX;
 use crate::source::sqlite::escape;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Statement};
@@ -32,7 +33,7 @@ CREATE TABLE other_side(element BLOB PRIMARY KEY) WITHOUT ROWID;
 /// Opens the scratch database in `temporary_directory` and attaches `copy`, which nobody may write meanwhile.
 pub fn open_workspace(copy: &Path, temporary_directory: &Path) -> Outcome<Connection> {
     // Its name goes with `scratch` when this returns; SQLite keeps its descriptor.
-    let scratch = tempfile::Builder::new().prefix("icecore-check-").tempfile_in(temporary_directory)?;
+    let scratch = tempfile::Builder::new().prefix(CHECK_PREFIX).tempfile_in(temporary_directory)?;
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(scratch.path(), flags)?;
