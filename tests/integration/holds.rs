@@ -92,9 +92,9 @@ fn a_read_only_mount_and_another_user_are_held_by_locks() {
     let writer = Writer::start(&database, "delete");
     let shown = scratch.mkdir("shown");
     run(Command::new("mount").arg("--bind").args([&scratch.path("xfs/service"), &shown]));
+    let _bound = Mounted { path: shown.clone() };
     run(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&shown));
     let document = scratch.json(["backup", "db=shown/app.db", "--validate", "quick"]);
-    run(Command::new("umount").arg(&shown));
     assert_eq!((document.0, consistency(&document.1, "db").as_str()), (0, "locked"), "{:#}", document.1);
     if has("setpriv") {
         run(Command::new("chmod").args(["-R", "a+rX"]).arg(scratch.path("xfs")));
@@ -174,6 +174,7 @@ fn where_no_lock_reaches_the_writers_it_is_said() {
     // Not among the file systems whose locks are known to be this kernel's alone.
     let place = scratch.mkdir("ramfs");
     run(Command::new("mount").args(["-t", "ramfs", "none"]).arg(&place));
+    let _mounted = Mounted { path: place.clone() };
     let writer = Writer::start(&place.join("app.db"), "delete");
     for round in 0..4 {
         let (code, document) = scratch.json(["backup", "db=ramfs/app.db", "--validate", "quick"]);
@@ -189,7 +190,6 @@ fn where_no_lock_reaches_the_writers_it_is_said() {
     }
     writer.stop();
     let (code, document) = scratch.json(["backup", "db=ramfs/app.db", "--validate", "quick"]);
-    run(Command::new("umount").arg("-l").arg(&place));
     assert_eq!(code, 0, "{document:#}");
 }
 
