@@ -300,7 +300,8 @@ fn choose_stamp(clock_ns: i64, profile: &str, snapshots: &Snapshots, warnings: &
     newest.next()
 }
 
-fn check_overlap(request: &BackupRequest) -> Result<(), BackupError> {
+/// Repository and scratch directory lie outside every source.
+pub fn check_overlap(request: &BackupRequest) -> Result<(), BackupError> {
     if let Ok(scratch) = fs::canonicalize(&request.options.temporary_directory) {
         for spec in &request.sources {
             if fs::canonicalize(spec.read_path()).is_ok_and(|path| scratch.starts_with(path)) {

@@ -7,5 +7,5 @@ mod pool;
 mod recorder;
 mod retake;
 
-pub use draft::{BackupRequest, Draft, backup};
+pub use draft::{BackupRequest, Draft, backup, check_overlap};
 pub use error::BackupError;

@@ -149,7 +149,7 @@ pub struct Backup {
     /// The longest that an application's writers may wait [default: auto, twice what the first pass says, 5s to 60s]
     ///
     /// Only where a database can't be cloned: on XFS and btrfs, in WAL mode, and where nothing was committed meanwhile,
-    /// writers wait for milliseconds or not at all. Past it the backup gives up (exit 21).
+    /// writers wait for milliseconds or not at all. Past it several sources are captured one after another, and a single one gives up (exit 21).
     #[arg(long, value_name = "DURATION")]
     pub max_hold: Option<String>,
     /// How sources are held still: auto, lock, reflink, fs-snapshot or optimistic

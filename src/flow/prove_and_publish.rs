@@ -1,6 +1,6 @@
 //! Backup, validation, publication: a snapshot exists only if it was proven.
 
-use crate::backup::{BackupError, BackupRequest, backup};
+use crate::backup::{BackupError, BackupRequest, backup, check_overlap};
 use crate::format::{Finding, Manifest, SnapshotKind};
 use crate::hooks::{HookError, Hooks, Quiesced};
 use crate::id::Id;
@@ -91,6 +91,7 @@ fn prove_and_publish_alone(
     let writer = ChunkWriter::new(repository, trust);
     // Stamps go by all snapshots; what may be taken over goes by what the request allows.
     let known = if reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };
+    check_overlap(&request.backup)?;
     let quiesced = Quiesced::begin(&request.hooks, &request.backup.profile, warnings, progress);
     let quiesced = quiesced.map_err(|error| match error {
         HookError::Interrupted => FlowError::Backup(BackupError::Interrupted),

@@ -99,14 +99,14 @@ impl SnapshotPlace {
     /// Makes one in the first of `directories` that will do: on btrfs, outside `source`, and so that what is made there can
     /// be removed (the kernel lets an owner make snapshots that only root may remove).
     pub fn find(source: &Path, directories: &[&Path]) -> io::Result<Self> {
-        let mut failure = io::Error::from(io::ErrorKind::NotFound);
+        let mut failure = None;
         for beside in directories.iter().filter(|directory| !directory.starts_with(source)) {
             match Self::make(beside) {
                 Ok(place) => return Ok(place),
-                Err(error) => failure = error,
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
-        Err(failure)
+        Err(failure.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
 
     fn make(beside: &Path) -> io::Result<Self> {

@@ -30,7 +30,7 @@ pub struct Terms<'g> {
     pub may_catch_up: bool,
 }
 
-/// A source whose capture goes in steps: rehearse, hold, freeze, release, record. Each `Again` goes back to the first.
+/// A source whose capture goes in steps: rehearse, hold, note, freeze, release, record. Each `Again` goes back to the first.
 pub trait Staged {
     /// What is held, for messages.
     fn path(&self) -> &Path;

@@ -1,6 +1,6 @@
 //! Applications that open and close all the time, replace their database, or change its journal mode under the capture.
 
-use crate::support::{Scratch, has};
+use crate::support::{Scratch, document, has};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
@@ -98,4 +98,50 @@ fn switched_between_journal_modes_all_the_time() {
          c.execute('update t set a = a + 1, pad = randomblob(30000)')\n  time.sleep(0.005)\n",
         10,
     );
+}
+
+#[test]
+fn a_store_in_wal_mode_has_no_vectors_newer_than_its_database() {
+    if !has("python3") || !has("strace") {
+        return;
+    }
+    const SEGMENT: &str = "11111111-2222-3333-4444-555555555555";
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.mkdir(&format!("store/{SEGMENT}"));
+    // First the database, then the vectors, as Chroma 1.x does.
+    let script = format!(
+        "import sqlite3, time\nc = sqlite3.connect('store/chroma.sqlite3', timeout=60, isolation_level=None)\n\
+         c.execute('pragma journal_mode=wal')\nc.execute('create table segments(id, scope)')\n\
+         c.execute('create table n(n)')\nc.execute('insert into n values(0)')\n\
+         c.execute(\"insert into segments values('{SEGMENT}', 'VECTOR')\")\n\
+         f = open('store/{SEGMENT}/data_level0.bin', 'w+b', buffering=0)\nf.write(b'%010d' % 0)\n\
+         print('ready', flush=True)\nn = 0\nwhile True:\n n += 1\n c.execute('update n set n = ?', (n,))\n \
+         f.seek(0); f.write(b'%010d' % n)\n time.sleep(0.08)\n"
+    );
+    let application = Application::start(&scratch, &script);
+    let mut last = 0;
+    for round in 0..12 {
+        // Reading the vectors takes a while, so that they often move meanwhile.
+        let mut traced = Command::new("strace");
+        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pread64", "-P"]);
+        traced.arg(scratch.path(&format!("store/{SEGMENT}/data_level0.bin")));
+        traced.args(["-e", "inject=pread64:delay_enter=30000", env!("CARGO_BIN_EXE_icecore")]);
+        traced
+            .args(["--json", "backup", "store", "--validate", "quick"])
+            .current_dir(scratch.directory.path());
+        traced.env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", scratch.path("home"));
+        let (code, document) = document(&mut traced);
+        assert_eq!(code, 0, "{document:#}");
+        scratch.ok(["restore", "latest", "-t", &format!("out-{round}")]);
+        let store = scratch.path(&format!("out-{round}/store"));
+        let vectors = std::fs::read_to_string(store.join(SEGMENT).join("data_level0.bin")).unwrap();
+        let vectors: i64 = vectors.parse().unwrap();
+        let connection = rusqlite::Connection::open(store.join("chroma.sqlite3")).unwrap();
+        let database: i64 = connection.query_row("SELECT n FROM n", [], |row| row.get(0)).unwrap();
+        assert!((vectors..=vectors + 1).contains(&database), "vectors of {vectors}, database of {database}");
+        last = database;
+    }
+    assert!(last > 3, "the application was at work ({last})");
+    application.stop();
 }

@@ -84,7 +84,7 @@ impl Staged for StoreCapture<'_> {
         await_quiet(&self.store, QUIET_WAIT.min(patience), &|| {
             if go_on() { Ok(()) } else { Err(CaptureError::Interrupted) }
         })?;
-        self.database.hold(patience, go_on)
+        alone_if_written(self.database.hold(patience, go_on)?)
     }
 
     fn note(&mut self) -> Result<Option<u64>, CaptureError> {
@@ -104,9 +104,11 @@ impl Staged for StoreCapture<'_> {
             }
             let clones = self.database.clones();
             let listing = self.listing()?;
-            let quiet = listing.is_quiet();
-            self.segments.look_again(listing, Reading::Held { clones, go_on }, recorder)?;
+            let quiet = listing.is_quiet() && !self.segments.is_in_motion(&listing);
             if quiet {
+                self.segments.look_again(listing, Reading::Held { clones, go_on }, recorder)?;
+                // Where writers go on, the state is that of now: behind the vectors that were read.
+                self.database.note()?;
                 // Held so, the database stays as it was frozen; otherwise it must be read after the vectors.
                 if !(frozen && self.database.excludes_writers())
                     && let Freeze::Again(reason) = self.database.freeze(recorder, terms)?
@@ -161,6 +163,15 @@ impl Staged for StoreCapture<'_> {
         recorder.leave(directory_entry(&name, &metadata, &self.store))?;
         Ok(Capture { consistency: capture.consistency.max(Consistency::Locked), ..capture })
     }
+}
+
+/// Vectors must be read before the state of their database is noted. Where writers go on meanwhile (a store that was
+/// switched to WAL mode) that takes time, so the store can't share its moment with others.
+pub fn alone_if_written(holding: Holding) -> Result<Holding, CaptureError> {
+    Ok(match holding {
+        Holding::Held(None) => Holding::Unheld,
+        other => other,
+    })
 }
 
 fn reason_to_skip(name: &[u8], wanted: Option<&Wanted>) -> Option<&'static str> {

@@ -90,6 +90,23 @@ impl Segments {
         Ok(())
     }
 
+    /// A file has another size than when it was read, but its old times: somebody is truncating it at this moment, and
+    /// its times come later (seen on ext4 for up to 8 ms).
+    pub fn is_in_motion(&self, listing: &Listing) -> bool {
+        self.0.iter().any(|(name, seen)| {
+            listing.0.get(name).is_some_and(|now| {
+                seen.files.iter().any(|(name, file)| {
+                    now.files.get(name).is_some_and(|(_, metadata)| {
+                        let (seen, now) = (file_id(&file.metadata), file_id(metadata));
+                        let same_times =
+                            mtime_ns(&file.metadata) == mtime_ns(metadata) && seen.ctime_ns == now.ctime_ns;
+                        same_times && seen.ino == now.ino && seen.size != now.size
+                    })
+                })
+            })
+        })
+    }
+
     /// Something is no longer as it was when it was read, or is being written.
     pub fn moved(&self, store: &Path, wanted: Option<&Wanted>) -> Result<bool, CaptureError> {
         let now = Listing::of(store, wanted)?;

@@ -1,10 +1,12 @@
 //! Captures a store that is a btrfs subvolume: snapshot it under the hold, let go, read the snapshot.
 
-use super::capture::{StoreCapture, open};
+use super::capture::{StoreCapture, alone_if_written, open};
 use super::listing::{Listing, QUIET_POLL, await_quiet};
 use crate::format::Consistency;
 use crate::hold::SnapshotPlace;
-use crate::source::interface::{Capture, CaptureError, CaptureOptions, Recorder, SourceSpec, now_ns};
+use crate::source::interface::{
+    Capture, CaptureError, CaptureOptions, HoldMode, Recorder, SourceSpec, now_ns,
+};
 use crate::source::moment::capture_alone;
 use crate::source::sqlite::DatabaseCapture;
 use crate::source::staged::{Freeze, Holding, Staged, Terms};
@@ -31,6 +33,11 @@ impl<'a> SnapshotCapture<'a> {
     pub fn new(spec: &SourceSpec, options: &'a CaptureOptions) -> Result<Option<Self>, CaptureError> {
         let (store, database) = open(spec, options)?;
         let Some(place) = snapshot_place(&store, options)? else { return Ok(None) };
+        // Tried out before anybody waits for it.
+        match place.take(&store) {
+            Err(_) if options.hold == HoldMode::Auto => return Ok(None),
+            other => other.map_err(|error| CaptureError::io("snapshot", &store, error))?,
+        }
         let (spec, point_ns, held, pause) = (spec.clone(), 0, None, Duration::ZERO);
         Ok(Some(Self { spec, options, store, database, place, point_ns, held, pause }))
     }
@@ -49,7 +56,7 @@ impl Staged for SnapshotCapture<'_> {
     fn hold(&mut self, patience: Duration, go_on: &dyn Fn() -> bool) -> Result<Holding, CaptureError> {
         let holding = self.database.hold(patience, go_on)?;
         self.held = matches!(holding, Holding::Held(Some(_))).then(Instant::now);
-        Ok(holding)
+        alone_if_written(holding)
     }
 
     /// The snapshot itself decides, not what a log held a moment before.

@@ -7,7 +7,8 @@ use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
 use crate::hold::{SNAPSHOT_PREFIX, Sidecars, open_directory, open_file_at};
 use crate::source::attributes::{bare_entry, directory_entry, file_entry, own_attributes_of};
 use crate::source::interface::{
-    Capture, CaptureError, CaptureOptions, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns, now_ns,
+    Capture, CaptureError, CaptureOptions, HoldMode, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns,
+    now_ns,
 };
 use nix::dir::Dir;
 use nix::fcntl::readlinkat;
@@ -42,11 +43,17 @@ pub fn capture(
     if metadata.is_dir()
         && let Some(place) = snapshot_place(&real, options)?
     {
-        place.take(&real).map_err(|error| CaptureError::io("snapshot", &real, error))?;
-        let point_ns = now_ns();
-        let cold = CaptureOptions { cold: true, ..options.clone() };
-        let capture = directory(spec, &place.snapshot(), &cold, recorder)?;
-        return Ok(Capture { consistency: Consistency::FsSnapshot, point_ns, ..capture });
+        match place.take(&real) {
+            // Made and removed a subvolume may be, but not a snapshot of another user's.
+            Err(_) if options.hold == HoldMode::Auto => {}
+            other => {
+                other.map_err(|error| CaptureError::io("snapshot", &real, error))?;
+                let point_ns = now_ns();
+                let cold = CaptureOptions { cold: true, ..options.clone() };
+                let capture = directory(spec, &place.snapshot(), &cold, recorder)?;
+                return Ok(Capture { consistency: Consistency::FsSnapshot, point_ns, ..capture });
+            }
+        }
     }
     if metadata.is_dir() {
         return directory(spec, path, options, recorder);
