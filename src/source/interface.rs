@@ -3,6 +3,7 @@
 use crate::format::{
     CollectionCount, Consistency, Entry, FileState, Finding, Level, Link, NoteReason, Severity, SourceKind,
 };
+use crate::stamp::now_nanos;
 use std::error::Error;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -195,7 +196,7 @@ pub struct Capture {
 impl Capture {
     /// Of files that nobody has to hold, read until now.
     pub fn unheld(consistency: Consistency) -> Self {
-        Self { consistency, writer_pause: Duration::ZERO, point_ns: now_ns() }
+        Self { consistency, writer_pause: Duration::ZERO, point_ns: now_nanos() }
     }
 
     /// Of two parts the weaker consistency and the longer pause.
@@ -274,6 +275,19 @@ pub trait ReadAt {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
+/// Bytes in memory.
+impl ReadAt for &[u8] {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let from = usize::try_from(offset).ok().and_then(|at| self.get(at..)?.get(..buffer.len()));
+        buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
 /// A captured copy that can be judged: in a repository or restored.
 pub trait StoredFiles {
     /// The source's own entry.
@@ -337,12 +351,6 @@ pub fn file_id(metadata: &Metadata) -> FileState {
         size: metadata.size(),
         ctime_ns: nanos(metadata.ctime(), metadata.ctime_nsec()),
     }
-}
-
-/// The clock, in nanoseconds since 1970.
-pub fn now_ns() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Seconds and nanoseconds as nanoseconds, saturating in the year 2262.

@@ -3,6 +3,7 @@
 mod attributes;
 mod chroma;
 mod detect;
+mod group;
 mod interface;
 mod json;
 mod kind;
@@ -14,12 +15,13 @@ mod tree;
 
 pub use chroma::count_pickle_entries;
 pub use detect::{detect_kind, find_sources};
+pub use group::{Member, Moment};
 pub use interface::{
     Capture, CaptureError, CaptureOptions, GoOn, HoldMode, Judgement, ReadAt, Recorder, Retaken, Seen,
     SourceSpec, SqliteInTree, StoredFiles, Taken, file_id,
 };
 pub use kind::{VALIDATOR_VERSION, capture, judge, sidecars_to_remove, staged};
-pub use moment::{Failed, Member, Moment, capture_together};
+pub use moment::capture_together;
 pub use scratch::remove_stale_scratch;
 pub use sqlite::{CommittedPages, Merged};
 pub use tree::Excludes;

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a persist in flight is waited for under the hold; measured: it ends within 200 ms for small stores.
-const HELD_PATIENCE: Duration = Duration::from_secs(1);
+pub const HELD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long vector files are given to come to rest directly before the hold.
 const QUIET_WAIT: Duration = Duration::from_secs(1);

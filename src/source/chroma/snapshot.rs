@@ -1,20 +1,16 @@
 //! Captures a store that is a btrfs subvolume: snapshot it under the hold, let go, read the snapshot.
 
-use super::capture::{StoreCapture, alone_if_written, open};
+use super::capture::{HELD_PATIENCE, StoreCapture, alone_if_written, open};
 use super::listing::{Listing, QUIET_POLL, await_quiet};
 use crate::format::Consistency;
 use crate::hold::SnapshotPlace;
-use crate::source::interface::{
-    Capture, CaptureError, CaptureOptions, HoldMode, Recorder, SourceSpec, now_ns,
-};
+use crate::source::interface::{Capture, CaptureError, CaptureOptions, HoldMode, Recorder, SourceSpec};
 use crate::source::moment::capture_alone;
 use crate::source::sqlite::DatabaseCapture;
 use crate::source::staged::{Freeze, Holding, Staged, Terms};
 use crate::source::tree::snapshot_place;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-const HELD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A store that is snapshotted as a whole.
 pub struct SnapshotCapture<'a> {
@@ -23,9 +19,6 @@ pub struct SnapshotCapture<'a> {
     store: PathBuf,
     database: DatabaseCapture<'a>,
     place: SnapshotPlace,
-    point_ns: i64,
-    held: Option<Instant>,
-    pause: Duration,
 }
 
 impl<'a> SnapshotCapture<'a> {
@@ -38,8 +31,7 @@ impl<'a> SnapshotCapture<'a> {
             Err(_) if options.hold == HoldMode::Auto => return Ok(None),
             other => other.map_err(|error| CaptureError::io("snapshot", &store, error))?,
         }
-        let (spec, point_ns, held, pause) = (spec.clone(), 0, None, Duration::ZERO);
-        Ok(Some(Self { spec, options, store, database, place, point_ns, held, pause }))
+        Ok(Some(Self { spec: spec.clone(), options, store, database, place }))
     }
 }
 
@@ -54,9 +46,7 @@ impl Staged for SnapshotCapture<'_> {
     }
 
     fn hold(&mut self, patience: Duration, go_on: &dyn Fn() -> bool) -> Result<Holding, CaptureError> {
-        let holding = self.database.hold(patience, go_on)?;
-        self.held = matches!(holding, Holding::Held(Some(_))).then(Instant::now);
-        alone_if_written(holding)
+        alone_if_written(self.database.hold(patience, go_on)?)
     }
 
     /// The snapshot itself decides, not what a log held a moment before.
@@ -75,7 +65,6 @@ impl Staged for SnapshotCapture<'_> {
             if before.is_quiet() {
                 let taken = self.place.take(&self.store);
                 taken.map_err(|error| CaptureError::io("snapshot", &self.store, error))?;
-                self.point_ns = now_ns();
                 let after = Listing::of(&self.store, None)?;
                 if after.is_as(&before) && after.is_quiet() {
                     return Ok(Freeze::Complete);
@@ -88,14 +77,13 @@ impl Staged for SnapshotCapture<'_> {
 
     fn release(&mut self) {
         self.database.release();
-        self.pause = self.pause.max(self.held.take().map_or(Duration::ZERO, |since| since.elapsed()));
     }
 
     fn record(&mut self, recorder: &mut dyn Recorder) -> Result<Capture, CaptureError> {
         let spec = SourceSpec { source_path: Some(self.place.snapshot()), ..self.spec.clone() };
         let cold = CaptureOptions { cold: true, ..self.options.clone() };
-        capture_alone(Box::new(StoreCapture::new(&spec, &cold)?), recorder, &cold)?;
-        let (writer_pause, point_ns) = (self.pause, self.point_ns);
-        Ok(Capture { consistency: Consistency::FsSnapshot, writer_pause, point_ns })
+        let capture = capture_alone(Box::new(StoreCapture::new(&spec, &cold)?), recorder, &cold)?;
+        let writer_pause = self.database.writer_pause();
+        Ok(Capture { consistency: Consistency::FsSnapshot, writer_pause, ..capture })
     }
 }

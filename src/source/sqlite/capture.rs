@@ -36,6 +36,13 @@ struct Rehearsal {
     commit_every: Duration,
 }
 
+impl Rehearsal {
+    /// It is the database as these marks show it.
+    fn shows(&self, marks: &Marks) -> bool {
+        self.marks == *marks && !self.racy
+    }
+}
+
 /// A database on its way through a capture's steps.
 pub struct DatabaseCapture<'a> {
     /// The real file: SQLite puts journal and log beside it, not beside a symlink.
@@ -212,6 +219,11 @@ impl<'a> DatabaseCapture<'a> {
         }
     }
 
+    /// The longest that writers had to wait for one hold.
+    pub fn writer_pause(&self) -> Duration {
+        self.capture.writer_pause
+    }
+
     /// Records what was frozen.
     pub fn record(&mut self, recorder: &mut dyn Recorder) -> Result<Image, CaptureError> {
         let nothing =
@@ -365,7 +377,7 @@ impl<'a> DatabaseCapture<'a> {
             return Ok(None);
         }
         if let Some(rehearsal) = rehearsal {
-            if rehearsal.marks == *marks && !rehearsal.racy {
+            if rehearsal.shows(marks) {
                 return Ok(Some(Frozen::Taken(rehearsal.taken.clone())));
             }
             // Between two commits there is room for a pass: the next hold may find nothing new.
@@ -398,8 +410,7 @@ impl<'a> DatabaseCapture<'a> {
             return Ok(Some(Frozen::Log { database, log, frames }));
         }
         if let Some(rehearsal) = &self.rehearsal
-            && rehearsal.marks == *marks
-            && !rehearsal.racy
+            && rehearsal.shows(marks)
         {
             return Ok(Some(Frozen::Taken(rehearsal.taken.clone())));
         }

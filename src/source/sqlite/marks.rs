@@ -2,7 +2,8 @@
 
 use crate::format::FileState;
 use crate::hold::{Sidecars, open_file};
-use crate::source::interface::{file_id, mtime_ns, now_ns};
+use crate::source::interface::{file_id, mtime_ns};
+use crate::stamp::now_nanos;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -39,10 +40,12 @@ impl Marks {
         };
         let metadata = fs::metadata(path)?;
         let log = beside(&sidecars.wal)?;
+        // Bytes 18 and 19, and 24 to 27.
+        let [write_version, read_version, _, _, _, _, counter @ ..]: [u8; 10] = start_of(path, 18)?;
         Ok(Self {
             // A database shorter than its header has committed nothing yet.
-            wal_mode: start_of(path, 18)? == [2, 2],
-            change_counter: u32::from_be_bytes(start_of(path, 24)?),
+            wal_mode: [write_version, read_version] == [2, 2],
+            change_counter: u32::from_be_bytes(counter),
             database: file_id(&metadata),
             mtime_ns: mtime_ns(&metadata),
             log_header: if log.is_some() { start_of(&sidecars.wal, 0)? } else { [0; 32] },
@@ -89,7 +92,7 @@ impl Marks {
 
 /// A time in the future says nothing: the change time beside it does.
 fn is_near(time_ns: i64) -> bool {
-    (now_ns() - time_ns).abs() < TICK.as_nanos() as i64
+    (now_nanos() - time_ns).abs() < TICK.as_nanos() as i64
 }
 
 /// The bytes at `at`; zeros where the file is shorter or has just gone.

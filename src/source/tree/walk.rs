@@ -8,8 +8,8 @@ use crate::hold::{SNAPSHOT_PREFIX, Sidecars, open_directory, open_file_at};
 use crate::source::attributes::{bare_entry, directory_entry, file_entry, own_attributes_of};
 use crate::source::interface::{
     Capture, CaptureError, CaptureOptions, HoldMode, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns,
-    now_ns,
 };
+use crate::stamp::now_nanos;
 use nix::dir::Dir;
 use nix::fcntl::readlinkat;
 use std::collections::HashSet;
@@ -48,7 +48,7 @@ pub fn capture(
             Err(_) if options.hold == HoldMode::Auto => {}
             other => {
                 other.map_err(|error| CaptureError::io("snapshot", &real, error))?;
-                let point_ns = now_ns();
+                let point_ns = now_nanos();
                 let cold = CaptureOptions { cold: true, ..options.clone() };
                 let capture = directory(spec, &place.snapshot(), &cold, recorder)?;
                 return Ok(Capture { consistency: Consistency::FsSnapshot, point_ns, ..capture });
@@ -106,7 +106,7 @@ impl<'a> Walk<'a> {
 
     /// How it went, databases on the way included.
     pub fn finish(self) -> Capture {
-        Capture { point_ns: now_ns(), ..self.capture }
+        Capture { point_ns: now_nanos(), ..self.capture }
     }
 
     /// Records everything that an open directory holds.

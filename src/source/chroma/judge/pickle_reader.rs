@@ -239,20 +239,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    struct Bytes<'b>(&'b [u8]);
-
-    impl ReadAt for Bytes<'_> {
-        fn size(&self) -> u64 {
-            self.0.len() as u64
-        }
-
-        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-            let from = self.0.get(offset as usize..).and_then(|rest| rest.get(..buffer.len()));
-            buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-    }
-
     /// All entries as text, or the reason for refusing.
     fn read(bytes: &[u8]) -> Result<Vec<String>, String> {
         let mut entries = Vec::new();
@@ -261,7 +247,7 @@ mod tests {
             Scalar::Int(value) => value.to_string(),
             other => format!("{other:?}"),
         };
-        let read = read_pickle(&Bytes(bytes), &std::env::temp_dir(), &mut |item| {
+        let read = read_pickle(&bytes, &std::env::temp_dir(), &mut |item| {
             let name =
                 item.dictionary.map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned());
             entries.push(format!("{name}/{}={}", told(item.key), told(item.value)));
