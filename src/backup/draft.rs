@@ -189,8 +189,9 @@ impl Reader<'_> {
     fn recorder<'s>(&'s self, parent: Option<&SourceRecord>, memory: &'s RetakeMemory) -> TreeRecorder<'s> {
         let repository = self.writer.repository();
         let parent = parent.and_then(|record| Some(Parent::new(repository, record.root.clone()?, record)));
-        let Chunking { min_bytes, average_bytes, max_bytes, .. } = *repository.chunking();
-        let cutter = Cutter::new(Sizes { min: min_bytes, average: average_bytes, max: max_bytes });
+        let Chunking { min_bytes, average_bytes, max_bytes, database_bytes, .. } = *repository.chunking();
+        let sizes = Sizes { min: min_bytes, average: average_bytes, max: max_bytes };
+        let cutter = Cutter::new(sizes, database_bytes);
         let scratch = &self.request.options.temporary_directory;
         TreeRecorder::new(self.writer, self.pool, cutter, parent, scratch, memory, self.progress)
     }

@@ -3,7 +3,7 @@
 use super::parent::Parent;
 use super::pool::{Pool, Promise};
 use super::retake::{Piece, Retake};
-use crate::chunking::Cutter;
+use crate::chunking::{Cuts, Cutter};
 use crate::format::{
     ChunkRef, Content, Counts, Entry, EntryKind, Note, NoteReason, PackKind, SequenceBuilder, SourceRecord,
 };
@@ -141,8 +141,12 @@ impl<'r> TreeRecorder<'r> {
         Ok(chunks)
     }
 
-    /// Cuts and submits everything that `reader` gives.
-    fn consume(&mut self, reader: &mut dyn Read) -> Result<(Vec<Promise>, u64), CaptureError> {
+    /// Cuts and submits everything that `reader` gives; `None`: as its beginning tells.
+    fn consume(
+        &mut self,
+        reader: &mut dyn Read,
+        mut cuts: Option<Cuts>,
+    ) -> Result<(Vec<Promise>, u64), CaptureError> {
         let mut promises = Vec::new();
         let mut total = 0u64;
         let mut buffer = Vec::with_capacity(FIRST_BUFFER_BYTES);
@@ -156,7 +160,8 @@ impl<'r> TreeRecorder<'r> {
             total += read;
             self.progress.advance(read);
             let last = read < wanted;
-            let lengths = self.cutter.cut(&buffer, last);
+            let cuts = *cuts.get_or_insert_with(|| self.cutter.cuts_of(&buffer));
+            let lengths = self.cutter.cut(cuts, &buffer, last);
             let cut: usize = lengths.iter().sum();
             let mut next = Vec::new();
             if !last {
@@ -246,7 +251,7 @@ impl Recorder for TreeRecorder<'_> {
     }
 
     fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError> {
-        let (promises, bytes) = self.consume(reader)?;
+        let (promises, bytes) = self.consume(reader, None)?;
         Ok(Taken { token: self.token(Handed::Promised(promises)), bytes })
     }
 
@@ -288,13 +293,14 @@ impl Recorder for TreeRecorder<'_> {
         self.memory.0.fetch_add(retake.memory_bytes(), Ordering::Relaxed);
         let pieces = std::mem::take(&mut retake.pieces);
         let mut chunks = Vec::with_capacity(pieces.len());
+        let cuts = self.cutter.cuts_before(&retake.lengths_before);
         // Neighbouring new pieces are cut anew as a whole.
         for run in pieces.chunk_by(|a, b| matches!((a, b), (Piece::New { .. }, Piece::New { .. }))) {
             if let [Piece::Same(chunk)] = run {
                 chunks.push(*chunk);
                 continue;
             }
-            let (promises, _) = self.consume(&mut retake.run(run))?;
+            let (promises, _) = self.consume(&mut retake.run(run), (!chunks.is_empty()).then_some(cuts))?;
             for promise in promises {
                 chunks.append(&mut promise.wait().map_err(record)?);
             }

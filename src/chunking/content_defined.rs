@@ -1,6 +1,10 @@
-//! Content-defined cuts by FastCDC (Xia et al., 2020), so that equal bytes get equal chunks wherever they lie.
+//! Content-defined cuts by FastCDC (Xia et al., 2020), so that equal bytes get equal chunks wherever they lie; databases,
+//! whose pages never move, are cut at fixed places.
 
 use fastcdc::v2020::FastCDC;
+
+/// How every SQLite database begins (<https://sqlite.org/fileformat2.html>).
+const DATABASE_MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// The bounds of a chunk's length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,21 +14,63 @@ pub struct Sizes {
     pub max: u32,
 }
 
+/// Where a content is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cuts {
+    ByContent,
+    /// At multiples of this many bytes.
+    Every(u32),
+}
+
 /// Cuts buffers into chunks.
 #[derive(Debug, Clone, Copy)]
 pub struct Cutter {
     sizes: Sizes,
+    /// 0: databases are cut like everything else.
+    database_bytes: u32,
 }
 
 impl Cutter {
-    /// A cutter with these bounds.
-    pub fn new(sizes: Sizes) -> Self {
-        Self { sizes }
+    /// A cutter with these bounds, which cuts databases at multiples of `database_bytes`, if that isn't 0.
+    pub fn new(sizes: Sizes, database_bytes: u32) -> Self {
+        Self { sizes, database_bytes }
+    }
+
+    /// How a content that begins like this is cut.
+    pub fn cuts_of(&self, start: &[u8]) -> Cuts {
+        if self.database_bytes > 0 && start.starts_with(DATABASE_MAGIC) {
+            Cuts::Every(self.database_bytes)
+        } else {
+            Cuts::ByContent
+        }
+    }
+
+    /// How a content was cut that consists of chunks of these lengths.
+    pub fn cuts_before(&self, lengths: &[u32]) -> Cuts {
+        let every = self.database_bytes;
+        match lengths.split_last() {
+            Some((last, before))
+                if every > 0 && *last <= every && before.iter().all(|length| *length == every) =>
+            {
+                Cuts::Every(every)
+            }
+            _ => Cuts::ByContent,
+        }
     }
 
     /// The lengths of the chunks at the front of `buffer`. With `last` they cover it; without, the rest (less than the
     /// greatest chunk) waits for more bytes: pass it again in front of them, and the cuts are those of the whole.
-    pub fn cut(&self, buffer: &[u8], last: bool) -> Vec<usize> {
+    pub fn cut(&self, cuts: Cuts, buffer: &[u8], last: bool) -> Vec<usize> {
+        match cuts {
+            Cuts::ByContent => self.cut_by_content(buffer, last),
+            Cuts::Every(bytes) => {
+                let chunks = buffer.chunks(bytes.max(1) as usize).map(<[u8]>::len);
+                chunks.filter(|length| last || *length == bytes as usize).collect()
+            }
+        }
+    }
+
+    fn cut_by_content(&self, buffer: &[u8], last: bool) -> Vec<usize> {
         let Sizes { min, average, max } = self.sizes;
         let mut lengths = Vec::with_capacity(buffer.len() / average as usize + 1);
         let mut rest = buffer;
@@ -42,7 +88,7 @@ impl Cutter {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cutter, Sizes};
+    use super::{Cuts, Cutter, Sizes};
     use proptest::prelude::{ProptestConfig, any, proptest};
 
     const SIZES: Sizes = Sizes { min: 64, average: 256, max: 1024 };
@@ -59,10 +105,13 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn pieces_are_cut_like_the_whole(len in 0usize..20_000, piece in 1100usize..5000, seed in any::<u64>()) {
+        fn pieces_are_cut_like_the_whole(
+            len in 0usize..20_000, piece in 1100usize..5000, seed in any::<u64>(), every in 0u32..1000,
+        ) {
             let bytes = noise(len, seed);
-            let cutter = Cutter::new(SIZES);
-            let whole = cutter.cut(&bytes, true);
+            let cutter = Cutter::new(SIZES, 0);
+            let cuts = if every < 100 { Cuts::ByContent } else { Cuts::Every(every) };
+            let whole = cutter.cut(cuts, &bytes, true);
             assert_eq!(whole.iter().sum::<usize>(), len);
             let mut streamed = Vec::new();
             let (mut buffer, mut rest) = (Vec::new(), bytes.as_slice());
@@ -70,7 +119,7 @@ mod tests {
                 let take = piece.min(rest.len());
                 buffer.extend_from_slice(&rest[..take]);
                 rest = &rest[take..];
-                let lengths = cutter.cut(&buffer, rest.is_empty());
+                let lengths = cutter.cut(cuts, &buffer, rest.is_empty());
                 buffer.drain(..lengths.iter().sum::<usize>());
                 streamed.extend(lengths);
                 if rest.is_empty() {
@@ -84,12 +133,28 @@ mod tests {
     #[test]
     fn an_insertion_moves_few_cuts() {
         let mut bytes = noise(100_000, 7);
-        let cutter = Cutter::new(SIZES);
-        let before = cutter.cut(&bytes, true);
+        let cutter = Cutter::new(SIZES, 0);
+        let before = cutter.cut(Cuts::ByContent, &bytes, true);
         bytes.insert(50_000, 1);
-        let after = cutter.cut(&bytes, true);
+        let after = cutter.cut(Cuts::ByContent, &bytes, true);
         let same_tail =
             before.iter().rev().zip(after.iter().rev()).take_while(|(left, right)| left == right).count();
         assert!(same_tail > before.len() / 3, "{same_tail} of {}", before.len());
+    }
+
+    #[test]
+    fn databases_are_cut_at_fixed_places() {
+        let cutter = Cutter::new(SIZES, 512);
+        let mut database = b"SQLite format 3\0".to_vec();
+        database.extend(noise(2000, 3));
+        let cuts = cutter.cuts_of(&database);
+        assert_eq!(cuts, Cuts::Every(512));
+        let lengths = cutter.cut(cuts, &database, true);
+        assert_eq!(lengths, [512, 512, 512, 480]);
+        let lengths: Vec<u32> = lengths.iter().map(|length| *length as u32).collect();
+        assert_eq!(cutter.cuts_before(&lengths), cuts);
+        assert_eq!(cutter.cuts_before(&[512, 480, 512]), Cuts::ByContent);
+        assert_eq!(cutter.cuts_before(&[]), Cuts::ByContent);
+        assert_eq!(Cutter::new(SIZES, 0).cuts_of(&database), Cuts::ByContent);
     }
 }

@@ -2,4 +2,4 @@
 
 mod content_defined;
 
-pub use content_defined::{Cutter, Sizes};
+pub use content_defined::{Cuts, Cutter, Sizes};

@@ -12,6 +12,9 @@ pub struct Chunking {
     pub min_bytes: u32,
     pub average_bytes: u32,
     pub max_bytes: u32,
+    /// Contents that begin like an SQLite database are cut at multiples of this; 0: like everything else.
+    #[serde(default)]
+    pub database_bytes: u32,
 }
 
 impl Default for Chunking {
@@ -21,6 +24,7 @@ impl Default for Chunking {
             min_bytes: 16 << 10,
             average_bytes: 64 << 10,
             max_bytes: 256 << 10,
+            database_bytes: 16 << 10,
         }
     }
 }
@@ -100,12 +104,13 @@ impl RepositoryConfig {
     }
 
     fn check(&self) -> Result<(), FormatError> {
-        let Chunking { algorithm, min_bytes, average_bytes, max_bytes } = &self.chunking;
+        let Chunking { algorithm, min_bytes, average_bytes, max_bytes, database_bytes } = &self.chunking;
         let ordered = (64..=1 << 20).contains(min_bytes)
             && (256..=4 << 20).contains(average_bytes)
             && (1024..=16 << 20).contains(max_bytes)
             && min_bytes < average_bytes
             && average_bytes < max_bytes
+            && (*database_bytes == 0 || (512..=*max_bytes).contains(database_bytes))
             && [min_bytes, average_bytes, max_bytes].iter().all(|size| **size % 2 == 0);
         if self.id().is_none() {
             Err(FormatError::invalid("config", "repository id"))
