@@ -31,6 +31,9 @@ const SHARED: Range = Range { start: 0x4000_0002, len: 510 };
 const CHECKPOINT: Range = Range { start: 121, len: 1 };
 const LAST_READER: Range = Range { start: 127, len: 1 };
 const ALIVE: Range = Range { start: 128, len: 1 };
+/// All lock bytes of a database, and all of a `-shm` file.
+const ALL: Range = Range { start: PENDING.start, len: 512 };
+const ALL_OF_LOG: Range = Range { start: 120, len: 9 };
 
 /// How long to look for a gap between two transactions without a pause, and the pauses between.
 const BURST: Duration = Duration::from_millis(20);
@@ -175,7 +178,7 @@ impl SqliteHold {
         let attempt = Self::attempt_shared(&database, path);
         if !matches!(attempt, Ok(Attempt::Held(_))) {
             // The description may be shared with the one that goes on waiting: a writer needs these gone to commit.
-            unlock(&database, Range { start: PENDING.start, len: 512 })?;
+            unlock(&database, ALL)?;
         }
         attempt
     }
@@ -302,6 +305,38 @@ impl SqliteHold {
                 Self::WalIdle { .. } => wal_mode,
                 Self::Unlocked { wal_mode: before, .. } => wal_mode == *before,
             })
+    }
+}
+
+/// Somebody holds one of SQLite's locks on the database at `path`, or on its log. Looking takes no lock.
+pub fn sqlite_locks_of(path: &Path) -> io::Result<bool> {
+    let held = |path: &Path, range| match open_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => held_elsewhere(&other?, libc::F_WRLCK, range),
+    };
+    Ok(held(path, ALL)? || held(&Sidecars::of(path).shm, ALL_OF_LOG)?)
+}
+
+/// All of a database's locks, for whoever overwrites it: SQLite then says that it is locked.
+pub struct SqliteExclusive {
+    file: File,
+}
+
+impl SqliteExclusive {
+    /// Takes them on a file that is open for writing, without waiting; `None` if somebody holds one.
+    pub fn take(file: &File) -> io::Result<Option<Self>> {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&lock_of(libc::F_WRLCK, ALL))) {
+            Ok(_) => Ok(Some(Self { file: file.try_clone()? })),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Drop for SqliteExclusive {
+    fn drop(&mut self) {
+        // Unlocking can't fail on a descriptor that is open.
+        drop(unlock(&self.file, ALL));
     }
 }
 
