@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod chunking;
 pub mod cli;
 pub mod config;
+pub mod cores;
 pub mod flow;
 pub mod format;
 pub mod hold;

@@ -1,19 +1,16 @@
 //! A second reading under a hold: compared with the first on all cores, with what differs kept aside.
 
+use crate::chunking::{Recorded, compare_at_boundaries};
 use crate::format::ChunkRef;
-use crate::id::Id;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tempfile::SpooledTempFile;
 
-/// What one thread reads and compares at a time.
-const BATCH_BYTES: u64 = 1 << 20;
-/// A smaller file isn't worth a second thread.
-const PARALLEL_BYTES: u64 = 4 << 20;
+/// What is read at a time where nothing was before.
+const PART_BYTES: u64 = 1 << 20;
 
 /// A part of the file, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +29,6 @@ pub struct Retake {
     aside: SpooledTempFile,
 }
 
-/// Bytes of a file and the chunks that were there.
-struct Batch<'c> {
-    offset: u64,
-    len: u64,
-    chunks: &'c [ChunkRef],
-}
-
 impl Retake {
     /// Reads the file and compares it with the chunks that it consisted of. What differs is kept in memory up to
     /// `memory` bytes, beyond that in a scratch file below `directory`. `TimedOut` once `go_on` says no.
@@ -54,46 +44,38 @@ impl Retake {
         let listed: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
         let stable =
             if size > listed { chunks.split_last().map_or(chunks, |(_, before)| before) } else { chunks };
-        let batches = batches(stable, size);
+        let recorded: Vec<Recorded> =
+            stable.iter().map(|chunk| Recorded { id: chunk.id, len: chunk.len }).collect();
         let aside = Mutex::new(tempfile::spooled_tempfile_in(memory, directory));
-        let found: Mutex<Vec<(usize, Vec<Piece>)>> = Mutex::default();
-        let failed: Mutex<Option<io::Error>> = Mutex::default();
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut buffer = Vec::new();
-            while let number = next.fetch_add(1, Ordering::Relaxed)
-                && let Some(batch) = batches.get(number)
-                && lock(&failed).is_none()
-            {
-                let compared = if go_on() {
-                    batch.compare(file, &mut buffer, &aside)
-                } else {
-                    Err(io::ErrorKind::TimedOut.into())
-                };
-                match compared {
-                    Ok(pieces) => lock(&found).push((number, pieces)),
-                    Err(error) => *lock(&failed) = Some(error),
-                }
-            }
+        let mut pieces = vec![None; recorded.len()];
+        let found = Mutex::new(&mut pieces);
+        let read = |buffer: &mut [u8], offset| {
+            if go_on() { read_up_to(file, buffer, offset) } else { Err(io::ErrorKind::TimedOut.into()) }
         };
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        if size < PARALLEL_BYTES {
-            work();
-        } else {
-            std::thread::scope(|scope| {
-                for _ in 0..cores {
-                    scope.spawn(work);
-                }
-            });
+        compare_at_boundaries(&recorded, &read, &|number, _, bytes, same| {
+            let piece = match stable.get(number).filter(|_| same) {
+                Some(chunk) => Some(Piece::Same(*chunk)),
+                None => set_aside(&mut lock(&aside), bytes)?,
+            };
+            if let Some(slot) = lock(&found).get_mut(number) {
+                *slot = piece;
+            }
+            Ok(())
+        })?;
+        let mut pieces: Vec<Piece> = pieces.into_iter().flatten().collect();
+        let mut aside = aside.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut at = recorded.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
+        let mut part = Vec::new();
+        while at < size {
+            part.resize((size - at).min(PART_BYTES) as usize, 0);
+            let count = read(&mut part, at)?;
+            pieces.extend(set_aside(&mut aside, part.get(..count).unwrap_or_default())?);
+            at += count as u64;
+            if count == 0 {
+                break;
+            }
         }
-        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
-        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.sort_unstable_by_key(|(number, _)| *number);
-        let pieces = found.into_iter().flat_map(|(_, pieces)| pieces).collect();
         let lengths_before = chunks.iter().map(|chunk| chunk.len).collect();
-        let aside = aside.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(Self { pieces, lengths_before, aside })
     }
 
@@ -118,64 +100,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Neighbouring chunks of about a batch's size; behind the last chunk whatever the file has more.
-fn batches(chunks: &[ChunkRef], size: u64) -> Vec<Batch<'_>> {
-    let mut batches = Vec::new();
-    let mut offset = 0;
-    let mut rest = chunks;
-    while !rest.is_empty() {
-        let mut len = 0;
-        let fits = |chunk: &&ChunkRef| {
-            len += u64::from(chunk.len);
-            len <= BATCH_BYTES
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        let (chunks, after) = rest.split_at(count.min(rest.len()));
-        let len = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
-        batches.push(Batch { offset, len, chunks });
-        offset += len;
-        rest = after;
+/// Keeps new bytes; `None` if there are none.
+fn set_aside(aside: &mut SpooledTempFile, bytes: &[u8]) -> io::Result<Option<Piece>> {
+    if bytes.is_empty() {
+        return Ok(None);
     }
-    while offset < size {
-        let len = (size - offset).min(BATCH_BYTES);
-        batches.push(Batch { offset, len, chunks: &[] });
-        offset += len;
-    }
-    batches
-}
-
-impl Batch<'_> {
-    fn compare(
-        &self,
-        file: &File,
-        buffer: &mut Vec<u8>,
-        aside: &Mutex<SpooledTempFile>,
-    ) -> io::Result<Vec<Piece>> {
-        buffer.resize(self.len as usize, 0);
-        let read = read_up_to(file, buffer, self.offset)?;
-        let mut rest = buffer.get(..read).unwrap_or_default();
-        let mut pieces = Vec::with_capacity(self.chunks.len());
-        let new = |bytes: &[u8], pieces: &mut Vec<Piece>| -> io::Result<()> {
-            if !bytes.is_empty() {
-                let mut aside = lock(aside);
-                let offset = aside.stream_position()?;
-                aside.write_all(bytes)?;
-                pieces.push(Piece::New { offset, len: bytes.len() as u64 });
-            }
-            Ok(())
-        };
-        for chunk in self.chunks {
-            let (bytes, after) = rest.split_at_checked(chunk.len as usize).unwrap_or((rest, &[]));
-            if bytes.len() == chunk.len as usize && Id::of(bytes) == chunk.id {
-                pieces.push(Piece::Same(*chunk));
-            } else {
-                new(bytes, &mut pieces)?;
-            }
-            rest = after;
-        }
-        new(rest, &mut pieces)?;
-        Ok(pieces)
-    }
+    let offset = aside.stream_position()?;
+    aside.write_all(bytes)?;
+    Ok(Some(Piece::New { offset, len: bytes.len() as u64 }))
 }
 
 /// Fills the buffer, or as much of it as the file has.

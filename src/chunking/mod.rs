@@ -1,5 +1,7 @@
-//! Bytes in, chunk lengths out: pure.
+//! Bytes in, chunk lengths out, and whether bytes are still the chunks that they were: pure.
 
+mod boundaries;
 mod content_defined;
 
+pub use boundaries::{Recorded, compare_at_boundaries};
 pub use content_defined::{Cuts, Cutter, Sizes};

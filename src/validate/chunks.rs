@@ -1,11 +1,11 @@
 //! Reads stored chunks and packs back on all cores.
 
+use crate::cores::on_all_cores;
 use crate::format::{ChunkRef, CollectionCount, Entry, EntryKind, Finding, Severity, SourceRecord};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// A damaged repository makes so many findings that the first of each source must do.
@@ -44,40 +44,14 @@ pub fn prove_packs(
     packs: &[Id],
     progress: &dyn Progress,
 ) -> Result<(), RepositoryError> {
-    let failed: Mutex<Option<RepositoryError>> = Mutex::default();
-    on_all_cores(packs.len(), progress, |number| {
-        let proven = packs.get(number).map_or(Ok(0), |pack| repository.prove_pack(pack));
-        match proven {
-            Ok(bytes) => progress.advance(bytes),
-            Err(error) => {
-                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            }
-        }
-    })?;
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    on_all_cores(packs.len(), |number| {
+        check(progress)?;
+        progress.advance(packs.get(number).map_or(Ok(0), |pack| repository.prove_pack(pack))?);
+        Ok(())
+    })
 }
 
-/// Calls `work` with each number below `count`, on one thread per core.
-fn on_all_cores(
-    count: usize,
-    progress: &dyn Progress,
-    work: impl Fn(usize) + Sync,
-) -> Result<(), RepositoryError> {
-    let next = AtomicUsize::new(0);
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..cores.min(count) {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count || progress.interrupted() {
-                        break;
-                    }
-                    work(number);
-                }
-            });
-        }
-    });
+fn check(progress: &dyn Progress) -> Result<(), RepositoryError> {
     if progress.interrupted() { Err(RepositoryError::Interrupted) } else { Ok(()) }
 }
 
@@ -178,17 +152,19 @@ fn read_batch(
     progress: &dyn Progress,
 ) -> Result<(), RepositoryError> {
     let failed: Mutex<Vec<(usize, RepositoryError)>> = Mutex::default();
-    on_all_cores(batch.len(), progress, |number| {
-        let Some((_, chunk)) = batch.get(number) else { return };
+    on_all_cores(batch.len(), |number| {
+        check(progress)?;
+        let Some((_, chunk)) = batch.get(number) else { return Ok(()) };
         progress.advance(u64::from(chunk.len));
-        if let Err(error) = repository.read_chunk(&chunk.id) {
-            failed.lock().unwrap_or_else(PoisonError::into_inner).push((number, error));
+        match repository.read_chunk(&chunk.id) {
+            Err(error) if is_damage(&error) => {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).push((number, error));
+                Ok(())
+            }
+            other => other.map(drop),
         }
     })?;
     for (number, error) in failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        if !is_damage(&error) {
-            return Err(error);
-        }
         let path = batch.get(number).map(|(path, _)| path.clone()).unwrap_or_default();
         found.damage(source, &path, &error);
     }
