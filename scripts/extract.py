@@ -214,13 +214,14 @@ class Repository:
         os.makedirs(target, exist_ok=True)
         check(not os.listdir(target), f"{target}: not empty")
         self.load_places()
-        for source in [source for source in manifest["sources"] if source.get("root") is not None]:
-            parent, name = os.fsencode(target), source["name"].encode()
-            root = parse_entry(source["root"], source["name"])
-            if root["k"] != DIRECTORY:
-                parent, name = os.path.join(parent, name), root["n"]
-                os.mkdir(parent)
-            self.restore_entry(root, parent, name, {})
+        for source in manifest["sources"]:
+            for entry in filter(None, [source.get("root"), *source.get("sidecars", ())]):
+                parent, name = os.fsencode(target), source["name"].encode()
+                entry = parse_entry(entry, source["name"])
+                if entry["k"] != DIRECTORY:
+                    parent, name = os.path.join(parent, name), entry["n"]
+                    os.makedirs(parent, exist_ok=True)
+                self.restore_entry(entry, parent, name, {})
 
     def restore_entry(self, entry, parent, name, links):
         check(re.fullmatch(NAME, name), f"{os.fsdecode(parent)}: the name {name} is not allowed")

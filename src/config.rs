@@ -26,6 +26,8 @@ pub struct Config {
     pub full_every: Duration,
     pub hooks: Hooks,
     pub chown: Option<(u32, u32)>,
+    /// Safety snapshots that are younger aren't forgotten.
+    pub keep_safety: Duration,
 }
 
 /// A source and when it belongs to a backup.
@@ -36,8 +38,12 @@ pub struct ConfiguredSource {
     pub on_demand: bool,
     /// Nothing tells its kind: the config doesn't, and what is read is not there until a hook mounts it.
     pub kind_is_guessed: bool,
+    /// Says whether the source is good where it was restored.
+    pub verify: Option<HookCommand>,
 }
 
+/// A safety snapshot is kept this long unless the config says otherwise.
+pub const KEEP_SAFETY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A source is proven in full this often unless the config says otherwise.
 pub const FULL_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -54,6 +60,8 @@ struct File {
     validation: FileValidation,
     #[serde(default)]
     restore: FileRestore,
+    #[serde(default)]
+    retention: FileRetention,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +79,7 @@ struct FileSource {
     source_path: Option<String>,
     hold: Option<String>,
     max_hold: Option<String>,
+    verify: Option<FileCommand>,
 }
 
 #[derive(Deserialize, Default)]
@@ -79,6 +88,8 @@ struct FileHooks {
     before: Option<FileCommand>,
     after: Option<FileCommand>,
     failed: Option<FileCommand>,
+    before_restore: Option<FileCommand>,
+    after_restore: Option<FileCommand>,
     timeout: Option<String>,
     lock_file: Option<String>,
     lock_timeout: Option<String>,
@@ -101,6 +112,24 @@ struct FileValidation {
 #[serde(deny_unknown_fields)]
 struct FileRestore {
     chown: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct FileRetention {
+    keep_safety: Option<String>,
+}
+
+impl FileCommand {
+    fn checked(self) -> Result<HookCommand, String> {
+        match self {
+            Self::Program(words) if words.first().is_none_or(String::is_empty) => {
+                Err("a command without a program".into())
+            }
+            Self::Program(words) => Ok(HookCommand::Program(words)),
+            Self::Shell(line) => Ok(HookCommand::Shell(line)),
+        }
+    }
 }
 
 impl Config {
@@ -130,6 +159,7 @@ impl Config {
             hooks: hooks(file.hooks, base)?,
             full_every: file.validation.full_every.as_deref().map_or(Ok(FULL_EVERY), parse_duration)?,
             chown: file.restore.chown.as_deref().map(parse_owner).transpose()?,
+            keep_safety: file.retention.keep_safety.as_deref().map_or(Ok(KEEP_SAFETY), parse_duration)?,
         })
     }
 }
@@ -160,21 +190,17 @@ fn one_source(name: String, source: FileSource, base: &Path) -> Result<Configure
     })?;
     let max_hold = parse_max_hold(source.max_hold.as_deref().unwrap_or("auto")).map_err(place)?;
     let no_kind = source.kind.is_none();
-    let FileSource { optional, exclude, on_demand, .. } = source;
+    let verify = source.verify.map(FileCommand::checked).transpose().map_err(place)?;
+    let (optional, exclude, on_demand) = (source.optional, source.exclude, source.on_demand);
     let spec = SourceSpec { name, kind, path, source_path, hold, max_hold, optional, exclude, sqlite };
     let kind_is_guessed =
         no_kind && spec.source_path.is_some() && !spec.read_path().exists() && !spec.path.exists();
-    Ok(ConfiguredSource { spec, on_demand, kind_is_guessed })
+    Ok(ConfiguredSource { spec, on_demand, kind_is_guessed, verify })
 }
 
 fn hooks(file: FileHooks, base: &Path) -> Result<Hooks, String> {
-    let command = |command: Option<FileCommand>| match command {
-        Some(FileCommand::Program(words)) if words.first().is_none_or(String::is_empty) => {
-            Err("[hooks]: a command without a program".to_owned())
-        }
-        Some(FileCommand::Program(words)) => Ok(Some(HookCommand::Program(words))),
-        Some(FileCommand::Shell(line)) => Ok(Some(HookCommand::Shell(line))),
-        None => Ok(None),
+    let command = |command: Option<FileCommand>| {
+        command.map(FileCommand::checked).transpose().map_err(|detail| format!("[hooks]: {detail}"))
     };
     let usual = Hooks::default();
     let duration = |text: Option<String>, usual| text.as_deref().map_or(Ok(usual), parse_duration);
@@ -182,6 +208,8 @@ fn hooks(file: FileHooks, base: &Path) -> Result<Hooks, String> {
         before: command(file.before)?,
         after: command(file.after)?,
         failed: command(file.failed)?,
+        before_restore: command(file.before_restore)?,
+        after_restore: command(file.after_restore)?,
         timeout: duration(file.timeout, usual.timeout)?,
         lock_file: file.lock_file.map(|path| Ok::<_, String>(base.join(expand(&path)?))).transpose()?,
         lock_timeout: duration(file.lock_timeout, usual.lock_timeout)?,

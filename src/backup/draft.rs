@@ -9,7 +9,7 @@ use crate::format::{
     Chunking, Consistency, Counts, FORMAT_VERSION, Manifest, Note, NoteReason, SnapshotKind, SourceRecord,
 };
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, Snapshot, Snapshots, Written};
+use crate::repository::{ChunkWriter, Repository, Snapshot, Snapshots, Written};
 use crate::source::{
     self, Capture, CaptureError, CaptureOptions, Member, Moment, SourceSpec, capture_together,
 };
@@ -23,14 +23,32 @@ use std::time::Instant;
 /// A newest snapshot this far ahead of the clock is worth a word.
 const AHEAD_NS: i64 = 24 * 3600 * 1_000_000_000;
 
-/// What to back up, and as what.
-pub struct BackupRequest {
-    pub sources: Vec<SourceSpec>,
+/// Whose snapshot it is, made where and by what.
+#[derive(Debug, Clone)]
+pub struct Author {
     pub profile: String,
     pub host: String,
     pub tool: String,
-    pub kind: SnapshotKind,
     pub tags: Vec<String>,
+}
+
+/// When a run began.
+pub struct Begun {
+    at: Instant,
+    clock_ns: i64,
+}
+
+impl Begun {
+    /// Now.
+    pub fn now() -> Self {
+        Self { at: Instant::now(), clock_ns: now_nanos() }
+    }
+}
+
+/// What to back up, and as what.
+pub struct BackupRequest {
+    pub sources: Vec<SourceSpec>,
+    pub author: Author,
     pub options: CaptureOptions,
     /// Where the repository lies, if on this machine: it must not be inside a source, nor a source inside it.
     pub repository_path: Option<PathBuf>,
@@ -50,12 +68,10 @@ pub fn backup(
     request: &BackupRequest,
     progress: &dyn Progress,
 ) -> Result<Draft, BackupError> {
-    let started = Instant::now();
+    let begun = Begun::now();
     check_overlap(request)?;
     source::remove_stale_scratch(&request.options.temporary_directory);
-    let clock_ns = now_nanos();
     let mut warnings = Vec::new();
-    let stamp = choose_stamp(clock_ns, &request.profile, snapshots, &mut warnings);
     let sources = std::thread::scope(|scope| {
         let pool = Pool::start(scope, writer);
         Reader { writer, pool: &pool, snapshots, request, progress }.all_sources(&mut warnings)
@@ -65,24 +81,48 @@ pub fn backup(
         let error = CaptureError::Missing { path: spec.read_path().to_owned() };
         return Err(BackupError::from_capture(&spec.name, error));
     }
+    let draft = draft_of(writer, snapshots, &request.author, SnapshotKind::Backup, sources, &begun)?;
+    warnings.extend(draft.warnings);
+    Ok(Draft { warnings, ..draft })
+}
+
+/// Makes everything durable that was stored for these sources, and drafts their manifest.
+pub fn draft_of(
+    writer: &ChunkWriter<'_>,
+    snapshots: &Snapshots,
+    author: &Author,
+    kind: SnapshotKind,
+    sources: Vec<SourceRecord>,
+    begun: &Begun,
+) -> Result<Draft, BackupError> {
+    let mut warnings = Vec::new();
+    let clock_ns = begun.clock_ns;
+    let stamp = choose_stamp(clock_ns, &author.profile, snapshots, &mut warnings);
     let written = writer.finish()?;
+    let Author { profile, host, tool, tags } = author.clone();
     let manifest = Manifest {
         format: FORMAT_VERSION,
         stamp,
         repository: writer.repository().id(),
         clock_ns,
-        profile: request.profile.clone(),
-        host: request.host.clone(),
-        kind: request.kind,
-        tool: request.tool.clone(),
-        tags: request.tags.clone(),
+        profile,
+        host,
+        kind,
+        tool,
+        tags,
         sources,
         new_bytes: written.new_bytes,
         stored_bytes: written.stored_bytes,
         metadata_bytes: written.metadata_bytes,
-        duration_ms: started.elapsed().as_millis() as u64,
+        duration_ms: begun.at.elapsed().as_millis() as u64,
     };
     Ok(Draft { manifest, written, warnings })
+}
+
+/// Cuts as the repository's config says.
+pub fn cutter_of(repository: &Repository) -> Cutter {
+    let Chunking { min_bytes, average_bytes, max_bytes, database_bytes, .. } = *repository.chunking();
+    Cutter::new(Sizes { min: min_bytes, average: average_bytes, max: max_bytes }, database_bytes)
 }
 
 /// Everything that reading sources needs.
@@ -188,10 +228,10 @@ impl Reader<'_> {
 
     fn recorder<'s>(&'s self, parent: Option<&SourceRecord>, memory: &'s RetakeMemory) -> TreeRecorder<'s> {
         let repository = self.writer.repository();
-        let parent = parent.and_then(|record| Some(Parent::new(repository, record.root.clone()?, record)));
-        let Chunking { min_bytes, average_bytes, max_bytes, database_bytes, .. } = *repository.chunking();
-        let sizes = Sizes { min: min_bytes, average: average_bytes, max: max_bytes };
-        let cutter = Cutter::new(sizes, database_bytes);
+        let parent = parent.and_then(|record| {
+            Some(Parent::new(repository, record.root.clone()?, record.captured_ns, record.consistency))
+        });
+        let cutter = cutter_of(repository);
         let scratch = &self.request.options.temporary_directory;
         TreeRecorder::new(self.writer, self.pool, cutter, parent, scratch, memory, self.progress)
     }
@@ -244,6 +284,7 @@ fn record_of(
         writer_pause_ms: capture.writer_pause.as_millis() as u64,
         counts: recording.counts,
         root: recording.root,
+        sidecars: Vec::new(),
         proof: None,
         notes: recording.notes,
         more_notes: recording.more_notes,
@@ -275,8 +316,10 @@ fn parent_of<'s>(
     request: &BackupRequest,
     spec: &SourceSpec,
 ) -> Option<(&'s Snapshot, &'s SourceRecord)> {
-    let of_profile =
-        snapshots.list.iter().rev().filter(|snapshot| snapshot.manifest.profile == request.profile);
+    // What a safety snapshot holds wasn't settled, nor held.
+    let of_profile = snapshots.list.iter().rev().filter(|snapshot| {
+        snapshot.manifest.profile == request.author.profile && !snapshot.manifest.is_safety()
+    });
     of_profile
         .filter_map(|snapshot| Some((snapshot, snapshot.manifest.source(&spec.name)?)))
         .find(|(_, record)| record.kind == spec.kind && record.root.is_some())

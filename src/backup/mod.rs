@@ -1,11 +1,14 @@
 //! Reads sources into a repository and drafts the manifest; publishing is somebody else's decision.
 
+mod compared;
 mod draft;
 mod error;
 mod parent;
 mod pool;
+mod raw;
 mod recorder;
 mod retake;
 
-pub use draft::{BackupRequest, Draft, backup, check_overlap};
+pub use draft::{Author, BackupRequest, Draft, backup, check_overlap};
 pub use error::BackupError;
+pub use raw::{RawSource, save_raw};

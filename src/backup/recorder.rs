@@ -1,5 +1,6 @@
 //! Takes what a source hands over: cuts it, has it stored, and builds the source's entry tree.
 
+use super::compared::{Part, Range, parts};
 use super::parent::Parent;
 use super::pool::{Pool, Promise};
 use super::retake::{Piece, Retake};
@@ -10,7 +11,7 @@ use crate::format::{
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{ChunkWriter, RepositoryError};
-use crate::source::{CaptureError, GoOn, Recorder, Retaken, Seen, Taken};
+use crate::source::{CaptureError, Compared, GoOn, Recorder, Retaken, Seen, Taken};
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
@@ -40,6 +41,8 @@ pub struct TreeRecorder<'r> {
     temporary_directory: &'r Path,
     memory: &'r RetakeMemory,
     parent: Option<Parent<'r>>,
+    /// Files that were compared with the parent's before, by their paths below the source.
+    compared: HashMap<Vec<u8>, Compared>,
     tokens: HashMap<u64, Handed>,
     retakes: HashMap<u64, Retake>,
     next_token: u64,
@@ -96,6 +99,7 @@ impl<'r> TreeRecorder<'r> {
             temporary_directory,
             memory,
             parent,
+            compared: HashMap::new(),
             tokens: HashMap::new(),
             retakes: HashMap::new(),
             next_token: 0,
@@ -106,6 +110,11 @@ impl<'r> TreeRecorder<'r> {
             more_notes: 0,
             newest_ns: i64::MIN,
         }
+    }
+
+    /// Uses comparisons with the parent that were made before.
+    pub fn with_compared(self, compared: HashMap<Vec<u8>, Compared>) -> Self {
+        Self { compared, ..self }
     }
 
     /// What came together.
@@ -253,6 +262,33 @@ impl Recorder for TreeRecorder<'_> {
     fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError> {
         let (promises, bytes) = self.consume(reader, None)?;
         Ok(Taken { token: self.token(Handed::Promised(promises)), bytes })
+    }
+
+    fn take_compared(&mut self, path: &[u8], file: &File) -> Result<Option<Taken>, CaptureError> {
+        let metadata = file.metadata().map_err(CaptureError::Reading)?;
+        let Some(compared) = self.compared.remove(path).filter(|compared| compared.is_of(&metadata)) else {
+            return Ok(None);
+        };
+        let Some(before) = self.parent.as_mut().and_then(|parent| parent.chunks(path)) else {
+            return Ok(None);
+        };
+        let lengths: Vec<u32> = before.iter().map(|chunk| chunk.len).collect();
+        let cuts = self.cutter.cuts_before(&lengths);
+        let mut chunks = Vec::with_capacity(before.len());
+        for part in parts(&before, &compared.differing, metadata.len()) {
+            match part {
+                Part::Same(chunk) => chunks.push(chunk),
+                Part::Differing { offset, len } => {
+                    let cuts = (offset > 0).then_some(cuts);
+                    let (promises, _) = self.consume(&mut Range { file, offset, len }, cuts)?;
+                    for promise in promises {
+                        chunks.append(&mut promise.wait().map_err(record)?);
+                    }
+                }
+            }
+        }
+        let bytes = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        Ok(Some(Taken { token: self.token(Handed::Known(chunks)), bytes }))
     }
 
     fn await_stored(&mut self, taken: &Taken) -> Result<(), CaptureError> {

@@ -62,6 +62,9 @@ pub struct Global {
     /// Where scratch copies for validation go
     #[arg(long, global = true, env = "ICECORE_TEMP_DIR", value_name = "DIR")]
     pub temp_dir: Option<PathBuf>,
+    /// Where journals of restores go if the repository can't be written [default: $XDG_STATE_HOME/icecore, ~/.local/state/icecore, for root without HOME /var/lib/icecore]
+    #[arg(long, global = true, env = "ICECORE_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Keep a chunk index up to this size in memory; a larger one goes to the cache directory (MiB)
     #[arg(long, global = true, env = "ICECORE_INDEX_MEMORY", value_name = "MIB", default_value_t = 128)]
     pub index_memory: u64,
@@ -260,14 +263,19 @@ pub struct Validate {
 
 /// Put a snapshot back
 ///
-/// In place by default: into the existing files and directories, so that bind mounts go on working. For each source the
-/// place is --map, else the config's path for that name, else the recorded path. With --target it goes to DIR/NAME
-/// instead and needs no confirmation. This version has no journal yet: a crash midway leaves a mix of old and new, and the
-/// same restore has to be run again.
+/// In place by default: into the existing files and directories, which keep their inodes, so that bind mounts go on
+/// working. Only blocks that differ are written. For each source the place is --map, else the config's path for that name,
+/// else the recorded path. With --target it goes to DIR/NAME instead and needs no confirmation.
+///
+/// Before the first byte is changed: nobody may have the files open, whatever container they run in; there must be room;
+/// and the present state is saved as it lies, in a safety snapshot. A restore that was interrupted, by a crash too, is
+/// finished by --resume or undone by --rollback; until then its databases can't be opened. --rollback also undoes a
+/// finished restore.
 #[derive(Args)]
 pub struct Restore {
     /// A stamp, or `latest`
-    pub stamp: String,
+    #[arg(required_unless_present_any = ["resume", "rollback"])]
+    pub stamp: Option<String>,
     /// Sources, or paths inside them [default: all]
     #[arg(value_name = "NAME[/PATH]")]
     pub places: Vec<String>,
@@ -298,7 +306,25 @@ pub struct Restore {
     /// The service that uses these files is stopped
     #[arg(long)]
     pub confirm_service_stopped: bool,
-    /// Only say what would be restored, and where
+    /// Finish the last in-place restore that was interrupted
+    #[arg(long, conflicts_with_all = ["rollback", "stamp", "target", "maps", "chroma", "no_chroma", "without", "chown", "no_pre_snapshot"])]
+    pub resume: bool,
+    /// Undo the last in-place restore, finished or not
+    #[arg(long, conflicts_with_all = ["stamp", "target", "maps", "chroma", "no_chroma", "without", "chown"])]
+    pub rollback: bool,
+    /// Take no safety snapshot; what is overwritten is kept in an undo journal instead
+    #[arg(long)]
+    pub no_pre_snapshot: bool,
+    /// Go on though it can't be told whether another process has the files open (network file systems, no permission)
+    #[arg(long)]
+    pub accept_blind_guard: bool,
+    /// Go on though part of the present state can't be read, and so not be brought back
+    #[arg(long)]
+    pub accept_incomplete_safety: bool,
+    /// Run no hooks and no verify commands
+    #[arg(long)]
+    pub no_hooks: bool,
+    /// Check everything and list what would be done to each file, but change nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 }
@@ -308,6 +334,9 @@ pub struct Restore {
 pub struct Forget {
     #[arg(required = true, value_name = "STAMP")]
     pub stamps: Vec<String>,
+    /// Also safety snapshots that are younger than `keep_safety` (7 days)
+    #[arg(long)]
+    pub safety: bool,
 }
 
 /// Keep a snapshot whatever the retention policy says (unpin: no longer)

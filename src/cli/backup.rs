@@ -6,14 +6,13 @@ use super::exit_code::ExitCode;
 use super::failure::{Failure, findings_json, lines_of};
 use super::format_text::{bytes, millis, name};
 use super::report::Report;
+use super::restore::by_unfinished;
 use super::selection::select;
 use crate::backend::LocalBackend;
 use crate::backup::BackupRequest;
 use crate::config::{FULL_EVERY, parse_duration};
 use crate::flow::{PublishRequest, Published, prove_and_publish};
-use crate::format::{
-    Consistency, Level, Manifest, Note, NoteReason, Severity, SnapshotKind, SourceKind, SourceRecord,
-};
+use crate::format::{Consistency, Level, Manifest, Note, NoteReason, Severity, SourceKind, SourceRecord};
 use crate::progress::Progress;
 use crate::source::{CaptureOptions, HoldMode, SourceSpec};
 use crate::stamp::rfc3339_millis;
@@ -40,6 +39,9 @@ pub fn run(context: &Context, arguments: &args::Backup, progress: &dyn Progress)
     if arguments.dry_run {
         return dry_run(&sources);
     }
+    if let Some(open) = context.unfinished_at(sources.iter().map(SourceSpec::read_path)) {
+        return Err(by_unfinished(&open, ExitCode::Refused));
+    }
     let request = request(context, arguments, sources)?;
     let repository = context.open()?;
     LocalBackend::new(context.repository_path()?).remove_stale_temporaries();
@@ -64,19 +66,15 @@ fn request(
     let lock_wait = parse_duration(&arguments.lock_wait).map_err(Failure::usage)?;
     let options = CaptureOptions {
         cold: arguments.cold,
+        raw: false,
         hold: HoldMode::Auto,
         max_hold: None,
         lock_wait,
         temporary_directory: context.temporary_directory()?,
     };
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let backup = BackupRequest {
         sources,
-        profile: context.profile.clone(),
-        host: host.trim().to_owned(),
-        tool: format!("icecore {}", env!("CARGO_PKG_VERSION")),
-        kind: SnapshotKind::Backup,
-        tags: arguments.tags.clone(),
+        author: context.author(arguments.tags.clone()),
         options,
         repository_path: Some(context.repository_path()?),
     };

@@ -2,9 +2,11 @@
 
 use super::args::Global;
 use super::failure::Failure;
-use crate::backend::LocalBackend;
-use crate::config::{Config, check_profile, parse_duration};
+use crate::backend::{ErrorKind, LocalBackend};
+use crate::backup::Author;
+use crate::config::{Config, ConfiguredSource, check_profile, parse_duration};
 use crate::repository::{IndexOptions, Repository};
+use crate::restore::{JournalPlace, OpenJournal};
 use std::env;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -74,6 +76,71 @@ impl Context {
             .or_else(|| (effective_user() == Some(0)).then(|| PathBuf::from("/var/cache/icecore")))
     }
 
+    /// Where journals of restores are kept if not in the repository.
+    fn state_directory(&self) -> Option<PathBuf> {
+        let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let named = self.global.state_dir.as_ref().and_then(|path| std::path::absolute(path).ok());
+        named
+            .or_else(|| absolute("XDG_STATE_HOME").map(|path| path.join("icecore")))
+            .or_else(|| absolute("HOME").map(|path| path.join(".local/state/icecore")))
+            .or_else(|| (effective_user() == Some(0)).then(|| PathBuf::from("/var/lib/icecore")))
+    }
+
+    /// Where the journal of a restore goes, and whether that is the repository: there if it can be written.
+    pub fn journal_place(&self) -> Result<(JournalPlace, bool), Failure> {
+        let repository = JournalPlace::new(self.repository_path()?);
+        match repository.prepare() {
+            Ok(()) => return Ok((repository, true)),
+            Err(error) if error.kind == ErrorKind::Denied => {}
+            Err(error) => return Err(error.into()),
+        }
+        let nowhere = || {
+            Failure::usage(
+                "the repository can't be written, and there is no place for the journal of a restore",
+            )
+            .hint("name one with --state-dir: a directory that survives a crash; nothing was changed")
+        };
+        let place = JournalPlace::new(self.state_directory().ok_or_else(nowhere)?);
+        if place.is_fleeting() {
+            let message = format!(
+                "{} lies in memory or in a container's own layer: a journal there would be gone when it is needed",
+                place.root().display()
+            );
+            return Err(Failure::usage(message)
+                .at(place.root())
+                .hint("name a directory on disk with --state-dir, or mount one; nothing was changed"));
+        }
+        place.prepare()?;
+        Ok((place, false))
+    }
+
+    /// The journals of restores, oldest first, in the repository and in the state directory, and what is wrong with them.
+    pub fn journals(&self) -> (Vec<OpenJournal>, Vec<String>) {
+        let places = self.repository_path().ok().into_iter().chain(self.state_directory());
+        let (mut found, mut warnings) = (Vec::new(), Vec::new());
+        for place in places {
+            match JournalPlace::new(place).list() {
+                Ok(journals) => {
+                    found.extend(journals.list);
+                    warnings.extend(journals.damaged.iter().map(|path| {
+                        format!("{} is damaged: it can't be told which restore it is about", path.display())
+                    }));
+                }
+                Err(error) => warnings.push(format!("journals of restores could not be read: {error}")),
+            }
+        }
+        found.sort_by(|one, other| one.id.cmp(&other.id));
+        (found, warnings)
+    }
+
+    /// The restore that was interrupted at, above or below one of these places.
+    pub fn unfinished_at<'p>(&self, places: impl Iterator<Item = &'p Path>) -> Option<OpenJournal> {
+        let (journals, _) = self.journals();
+        let places: Vec<&Path> = places.collect();
+        let concerned = |open: &OpenJournal| places.iter().any(|place| open.concerns(place));
+        journals.into_iter().rev().find(|open| open.is_unfinished() && concerned(open))
+    }
+
     /// A writable place for scratch copies: what was asked for, else the first of the usual ones, else the repository's
     /// own `tmp/` (a one-shot container may have nothing else).
     pub fn temporary_directory(&self) -> Result<PathBuf, Failure> {
@@ -93,6 +160,22 @@ impl Context {
             Failure::usage("there is no writable directory for scratch copies")
                 .hint("name one with --temp-dir")
         })
+    }
+
+    /// What the config says about a source.
+    pub fn configured(&self, name: &str) -> Option<&ConfiguredSource> {
+        self.config.as_ref()?.sources.iter().find(|source| source.spec.name == name)
+    }
+
+    /// Whose snapshots are made here.
+    pub fn author(&self, tags: Vec<String>) -> Author {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Author {
+            profile: self.profile.clone(),
+            host: host.trim().to_owned(),
+            tool: format!("icecore {}", env!("CARGO_PKG_VERSION")),
+            tags,
+        }
     }
 
     /// `--retry-lock`.

@@ -174,7 +174,7 @@ impl From<RepositoryError> for Failure {
 }
 
 /// The signal's own number is put in by `run`, which knows it.
-fn interrupted() -> Failure {
+pub fn interrupted() -> Failure {
     Failure::new(ExitCode::Signal(2), "interrupted", "interrupted; nothing was published")
 }
 
@@ -284,45 +284,34 @@ impl From<FlowError> for Failure {
     }
 }
 
+/// Of a restore into a place of its own.
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
         let message = format!("the restore is incomplete: {error}");
         match error {
-            RestoreError::Repository(
-                error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }),
-            ) => {
-                let mut failure = Self::from(error);
-                failure.message = message;
-                failure
-            }
-            RestoreError::Repository(error) => error.into(),
+            RestoreError::Repository(error) => Self { message, ..Self::from(error) },
             RestoreError::Interrupted => {
                 Self { message: "interrupted; the restore is incomplete".into(), ..interrupted() }
-                    .hint("run the same restore again")
             }
             RestoreError::NotEmpty { path } => Self::usage(format!("{} is not empty", path.display()))
                 .at(&path)
                 .hint("nothing was written; name another --target"),
-            RestoreError::Io { ref path, .. } => {
-                let path = path.clone();
-                Self::new(ExitCode::RestoreIncomplete, "restore_incomplete", message).at(&path).hint(
-                    "the target holds a mix of old and new: mend the cause and run the same restore again",
-                )
-            }
             RestoreError::Unchecked { ref source, .. } => {
                 let full = source.kind() == io::ErrorKind::StorageFull;
-                let hint = if full {
-                    "its bytes are in place; --temp-dir names a place with room for the check"
-                } else {
-                    "its bytes are in place; run the same restore again to check them"
-                };
-                Self::new(ExitCode::RestoredButBad, "restored_unchecked", error.to_string()).hint(hint)
+                let room = if full { ": --temp-dir names a place with room for the check" } else { "" };
+                Self::new(ExitCode::RestoredButBad, "restored_unchecked", error.to_string())
+                    .hint(format!("its bytes are in place{room}"))
             }
-            RestoreError::MountPoint { ref path, .. } => {
+            RestoreError::Io { ref path, .. }
+            | RestoreError::MountPoint { ref path, .. }
+            | RestoreError::DanglingLink { ref path }
+            | RestoreError::Unwritable { ref path, .. }
+            | RestoreError::InUse { ref path }
+            | RestoreError::Differs { ref path } => {
                 let path = path.clone();
                 Self::new(ExitCode::RestoreIncomplete, "restore_incomplete", message)
                     .at(&path)
-                    .hint("unmount it, or restore with --map")
+                    .hint("mend the cause, remove what is there, and run the same restore again")
             }
         }
     }

@@ -5,7 +5,9 @@ use super::context::Context;
 use super::failure::Failure;
 use super::report::Report;
 use crate::catalog::find;
+use crate::config::KEEP_SAFETY;
 use crate::repository::Snapshot;
+use crate::stamp::{Stamp, now_nanos};
 use serde_json::json;
 
 /// Removes snapshots' names and manifests. All stamps are looked up before the first is removed.
@@ -27,6 +29,19 @@ pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Fai
     if let Some(pinned) = wanted.iter().find(|snapshot| snapshot.pinned) {
         let message = format!("snapshot {} is pinned", pinned.stamp);
         return Err(Failure::usage(message).hint("nothing was forgotten; `icecore unpin` it first"));
+    }
+    let kept = context.config.as_ref().map_or(KEEP_SAFETY, |config| config.keep_safety);
+    let youngest = Stamp::from_nanos(now_nanos()).unix().saturating_sub_unsigned(kept.as_secs());
+    let is_kept = |snapshot: &&&Snapshot| {
+        snapshot.manifest.is_safety() && snapshot.stamp.unix() > youngest && !arguments.safety
+    };
+    if let Some(safety) = wanted.iter().find(is_kept) {
+        let message = format!(
+            "snapshot {} is a safety snapshot, the way back from a restore, and younger than {} days",
+            safety.stamp,
+            kept.as_secs() / 86_400
+        );
+        return Err(Failure::usage(message).hint("nothing was forgotten; --safety forgets it all the same"));
     }
     let mut lines = Vec::new();
     for snapshot in &wanted {

@@ -2,9 +2,11 @@
 
 use super::args;
 use super::context::Context;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::format_text::bytes;
 use super::report::Report;
+use super::restore::by_unfinished;
 use crate::catalog::latest;
 use crate::format::{Level, Manifest, SnapshotKind};
 use crate::repository::{Snapshot, Snapshots};
@@ -45,6 +47,13 @@ pub fn run(context: &Context, arguments: &args::List) -> Result<Report, Failure>
     });
     let mut report = Report::done(keys, lines(&shown));
     report.warnings = notes(&snapshots);
+    let (journals, damaged) = context.journals();
+    report.warnings.extend(damaged);
+    for open in
+        journals.iter().filter(|open| open.is_unfinished() && open.journal.repository == repository.id())
+    {
+        report.warnings.push(by_unfinished(open, ExitCode::RestoreIncomplete).message);
+    }
     Ok(report)
 }
 

@@ -6,9 +6,12 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::list::notes;
 use super::report::Report;
+use super::restore::by_unfinished;
 use crate::catalog::latest;
 use crate::config::parse_duration;
 use crate::format::SnapshotKind;
+use crate::id::Id;
+use crate::restore::OpenJournal;
 use crate::stamp::{Stamp, now_nanos};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -79,9 +82,21 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
         }
         return Err(failure);
     }
+    if let Some(open) = unfinished(context, repository.id()) {
+        let failure = by_unfinished(&open, ExitCode::RestoreIncomplete);
+        return Err(Failure { keys: Report::done(keys, Vec::new()).keys, ..failure });
+    }
     let mut report = Report::done(keys, lines);
     report.warnings = notes(&snapshots);
     Ok(report)
+}
+
+/// An interrupted restore from this repository, or into a place of the config.
+fn unfinished(context: &Context, repository: Id) -> Option<OpenJournal> {
+    let sources = context.config.iter().flat_map(|config| &config.sources);
+    let here = context.unfinished_at(sources.map(|source| source.spec.path.as_path()));
+    let of_repository = |open: &OpenJournal| open.is_unfinished() && open.journal.repository == repository;
+    here.or_else(|| context.journals().0.into_iter().rev().find(of_repository))
 }
 
 fn duration(seconds: i64) -> String {

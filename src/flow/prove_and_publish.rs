@@ -1,7 +1,7 @@
 //! Backup, validation, publication: a snapshot exists only if it was proven.
 
 use crate::backup::{BackupError, BackupRequest, backup, check_overlap};
-use crate::format::{Finding, Manifest, SnapshotKind};
+use crate::format::{Finding, Manifest};
 use crate::hooks::{HookError, Hooks, Quiesced};
 use crate::id::Id;
 use crate::progress::Progress;
@@ -55,7 +55,7 @@ pub fn prove_and_publish(
     request: &PublishRequest,
     progress: &dyn Progress,
 ) -> Result<Published, Unpublished> {
-    let profile = &request.backup.profile;
+    let profile = &request.backup.author.profile;
     let running = repository.lock(&format!("backup-{profile}"), request.patience);
     let _running = running.map_err(|error| Unpublished { error: error.into(), warnings: Vec::new() })?;
     let mut warnings = Vec::new();
@@ -92,7 +92,7 @@ fn prove_and_publish_alone(
     // Stamps go by all snapshots; what may be taken over goes by what the request allows.
     let known = if reread { Snapshots { list: without_content(&earlier), ..nothing } } else { earlier };
     check_overlap(&request.backup)?;
-    let quiesced = Quiesced::begin(&request.hooks, &request.backup.profile, warnings, progress);
+    let quiesced = Quiesced::begin(&request.hooks, &request.backup.author.profile, warnings, progress);
     let quiesced = quiesced.map_err(|error| match error {
         HookError::Interrupted => FlowError::Backup(BackupError::Interrupted),
         error => FlowError::Hook(error),
@@ -116,7 +116,7 @@ fn prove_and_publish_alone(
     };
     let outcome = prove_draft(repository, &mut manifest, &draft.written.packs, &known, &options, progress)?;
     warnings.extend(repository.warnings());
-    if !outcome.is_valid() && manifest.kind == SnapshotKind::Backup {
+    if !outcome.is_valid() {
         let (findings, damaged) = (outcome.findings, outcome.damaged);
         return Err(FlowError::Invalid { manifest: Box::new(manifest), findings, damaged });
     }

@@ -1,9 +1,8 @@
 //! A manifest: everything that a snapshot is, down to the roots of its sources.
 
-use super::FORMAT_VERSION;
-use super::entry::Entry;
+use super::entry::{Entry, EntryKind};
 use super::error::FormatError;
-use super::reader::{from_cbor, to_cbor};
+use super::reader::{check_format, from_cbor, to_cbor};
 use super::wire;
 use crate::id::Id;
 use crate::stamp::Stamp;
@@ -209,6 +208,9 @@ pub struct SourceRecord {
     pub counts: Counts,
     /// The source itself; absent where an optional source did not exist.
     pub root: Option<Entry>,
+    /// In a safety snapshot: the files that SQLite kept beside a source that is one database, as they lay.
+    #[serde(default)]
+    pub sidecars: Vec<Entry>,
     pub proof: Option<Proof>,
     pub notes: Vec<Note>,
     /// Notes beyond those listed.
@@ -262,11 +264,12 @@ impl Manifest {
 
     /// Reads a manifest; one of a newer format is refused before its fields are.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let Head { format } = from_cbor(bytes, "manifest")?;
-        if format > FORMAT_VERSION {
-            return Err(FormatError::TooNew { found: format, supported: FORMAT_VERSION });
-        }
+        check_format(bytes, "manifest")?;
         let manifest: Self = from_cbor(bytes, "manifest")?;
+        let hostile = |source: &SourceRecord| source.sidecars.iter().any(|file| file.kind != EntryKind::File);
+        if manifest.sources.iter().any(hostile) {
+            return Err(FormatError::invalid("manifest", "a sidecar that is no file"));
+        }
         let mut names = std::collections::HashSet::new();
         // Names become directories of a restore.
         match manifest
@@ -277,6 +280,11 @@ impl Manifest {
             Some(source) => Err(FormatError::invalid("manifest", format!("source name {:?}", source.name))),
             None => Ok(manifest),
         }
+    }
+
+    /// It holds the state that an in-place restore overwrote: files as they lay, whatever they were worth.
+    pub fn is_safety(&self) -> bool {
+        self.kind == SnapshotKind::PreRestore
     }
 
     /// The source of that name.
@@ -301,9 +309,4 @@ impl Manifest {
     pub fn total_bytes(&self) -> u64 {
         self.sources.iter().map(|source| source.counts.bytes).sum()
     }
-}
-
-#[derive(Deserialize)]
-struct Head {
-    format: u32,
 }

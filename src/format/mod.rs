@@ -6,6 +6,7 @@ mod config_file;
 mod entry;
 mod error;
 mod index;
+mod journal;
 mod layout;
 mod manifest;
 mod pack;
@@ -20,6 +21,7 @@ pub use config_file::{Chunking, RepositoryConfig};
 pub use entry::{Captured, Content, Entry, EntryKind, FileState, Link, Segment};
 pub use error::FormatError;
 pub use index::{IndexFile, IndexedPack};
+pub use journal::{Journal, JournalItem, RestoreState, SnapshotRef};
 pub use layout::Key;
 pub use manifest::{
     CollectionCount, Consistency, Counts, Finding, Level, Manifest, Note, NoteReason, Proof, Severity,

@@ -73,3 +73,17 @@ pub fn from_cbor<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &'static st
         .map_err(|error| FormatError::invalid(what, error.to_string()))?;
     if rest.is_empty() { Ok(value) } else { Err(FormatError::invalid(what, "bytes after its end")) }
 }
+
+/// The `format` of a structure, which every version of it has; one newer than this build knows is refused before its
+/// other fields are read.
+pub fn check_format(bytes: &[u8], what: &'static str) -> Result<(), FormatError> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let Head { format } = from_cbor(bytes, what)?;
+    if format > super::FORMAT_VERSION {
+        return Err(FormatError::TooNew { found: format, supported: super::FORMAT_VERSION });
+    }
+    Ok(())
+}

@@ -27,8 +27,10 @@ pub enum Openness {
     Alone,
     /// Another process has it open or mapped.
     Open,
-    /// It can't be told, with the reason.
+    /// It can't be told by a lease, with the reason.
     Unknown(String),
+    /// Nobody else of this machine has it open, but others may reach it from elsewhere.
+    AloneHere,
 }
 
 /// Others have to wait with opening the file until this is dropped.
@@ -83,12 +85,9 @@ pub fn openness(file: &File) -> Openness {
             Ok(None) if attempt == TRIES => return Openness::Open,
             Ok(None) => std::thread::sleep(PAUSE),
             Ok(Some(_)) if locks_reach(file) => return Openness::Alone,
-            Ok(Some(_)) => {
-                return Openness::Unknown(
-                    "its file system may be used from other machines, or lies below an overlay".into(),
-                );
-            }
-            Err(error) => return Openness::Unknown(reason(&error)),
+            Ok(Some(_)) => return Openness::AloneHere,
+            Err(error) if locks_reach(file) => return Openness::Unknown(reason(&error)),
+            Err(_) => return Openness::AloneHere,
         }
     }
     Openness::Open
@@ -115,7 +114,7 @@ mod tests {
         let path = directory.path().join("file");
         File::create(&path).unwrap();
         let file = File::open(&path).unwrap();
-        if matches!(openness(&file), Openness::Unknown(_)) {
+        if matches!(openness(&file), Openness::Unknown(_) | Openness::AloneHere) {
             return;
         }
         assert!(matches!(openness(&file), Openness::Alone));

@@ -12,7 +12,10 @@ impl Repository {
     /// The bytes of a chunk, proven to be those that the id names. Where one copy is damaged, the others are tried.
     pub fn read_chunk(&self, id: &Id) -> Result<Vec<u8>, RepositoryError> {
         let index = self.index()?;
-        let first = index.find(id).ok_or(RepositoryError::MissingChunk { id: *id })?;
+        let Some(first) = index.find(id) else {
+            let beneath = self.beneath().ok_or(RepositoryError::MissingChunk { id: *id })?;
+            return beneath.read_chunk(id);
+        };
         let damage = match self.read_at(id, &first) {
             Err(error @ RepositoryError::Damaged { .. }) => error,
             other => return other,
@@ -28,7 +31,12 @@ impl Repository {
             let end = location.offset + u64::from(location.stored_len);
             index.pack_len(&location.pack).is_some_and(|len| end <= len)
         };
-        Ok(index.find(id).is_some_and(|location| fits(&location)) || index.find_all(id).iter().any(fits))
+        let here =
+            index.find(id).is_some_and(|location| fits(&location)) || index.find_all(id).iter().any(fits);
+        match self.beneath() {
+            Some(beneath) if !here => beneath.has_chunk(id),
+            _ => Ok(here),
+        }
     }
 
     fn read_at(&self, id: &Id, location: &Location) -> Result<Vec<u8>, RepositoryError> {
@@ -39,6 +47,7 @@ impl Repository {
             }
             other => other?,
         };
+        self.count_read(stored.len());
         let plain = codec::decode(location.encoding, &stored, location.plain_len)
             .map_err(|detail| RepositoryError::damaged(&key, format!("chunk {id}: {detail}")))?;
         if Id::of(&plain) == *id {

@@ -5,6 +5,7 @@ use super::error::RepositoryError;
 use crate::backend::{Backend, ErrorKind, Lock, LockGuard};
 use crate::format::{Chunking, FormatError, Key, RepositoryConfig};
 use crate::id::Id;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ pub struct Repository {
     id: Id,
     options: IndexOptions,
     index: OnceLock<ChunkIndex>,
+    /// Where chunks are looked for that aren't here.
+    beneath: Option<Arc<Repository>>,
+    read_bytes: AtomicU64,
 }
 
 /// A lock on the repository, given back when dropped; `None` where the place has no locks.
@@ -70,7 +74,27 @@ impl Repository {
             _ => RepositoryError::damaged("config", error),
         })?;
         let id = config.id().ok_or_else(|| RepositoryError::damaged("config", "repository id"))?;
-        Ok(Self { backend, config, id, options, index: OnceLock::new() })
+        let (beneath, read_bytes) = (None, AtomicU64::new(0));
+        Ok(Self { backend, config, id, options, index: OnceLock::new(), beneath, read_bytes })
+    }
+
+    /// The same repository, which finds in another one the chunks that it doesn't hold itself.
+    pub fn over(self, beneath: Arc<Self>) -> Self {
+        Self { beneath: Some(beneath), ..self }
+    }
+
+    /// Where chunks are looked for that aren't here.
+    pub(super) fn beneath(&self) -> Option<&Self> {
+        self.beneath.as_deref()
+    }
+
+    /// Bytes of chunks that were read so far, as they are stored.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed) + self.beneath().map_or(0, Self::read_bytes)
+    }
+
+    pub(super) fn count_read(&self, bytes: usize) {
+        self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Where the files lie.

@@ -1,168 +1,355 @@
-//! Writes a file's content where it differs from what is there already.
+//! A file's content in the repository against what a file holds: which chunks and blocks differ, and writing those.
 
 use super::error::RestoreError;
+use crate::chunking::{Recorded, compare_at_boundaries};
+use crate::cores::on_all_cores;
 use crate::format::{ChunkRef, Entry, Segment};
-use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{FileReader, Repository, RepositoryError};
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Makes `file` hold what the entry says, and makes it durable. Chunks that are there already aren't read from the
-/// repository, nor written. Returns the bytes written.
-pub fn write_content(
-    repository: &Repository,
-    entry: &Entry,
-    file: &File,
-    shown: &Path,
-    progress: &dyn Progress,
-) -> Result<u64, RestoreError> {
-    let fail = |error| RestoreError::io("write", shown, error);
-    let before = file.metadata().map_err(fail)?.len();
-    let reader = FileReader::open(repository, entry)?;
-    // Places in the content, not in the file: a sparse file's segments come one after another.
-    let pieces: Vec<(u64, ChunkRef)> = reader.chunks().collect();
-    if before > entry.size {
-        file.set_len(entry.size).map_err(fail)?;
+/// What is written at once where bytes differ: what file systems and page caches work in.
+const BLOCK_BYTES: u64 = 4096;
+
+/// Takes a run of bytes and its place in the file.
+type TakeRun<'t, E> = dyn Fn(&[u8], u64) -> Result<(), E> + 't;
+
+/// A file as the snapshot has it.
+pub struct Contents<'r> {
+    repository: &'r Repository,
+    reader: FileReader<'r>,
+    /// Chunks, and where each begins in the content; a sparse file's segments come one after another there.
+    pieces: Vec<(u64, ChunkRef)>,
+    segments: Option<Vec<Segment>>,
+    size: u64,
+}
+
+impl<'r> Contents<'r> {
+    /// Reads the file's chunk list.
+    pub fn open(repository: &'r Repository, entry: &Entry) -> Result<Self, RepositoryError> {
+        let reader = FileReader::open(repository, entry)?;
+        let pieces = reader.chunks().collect();
+        Ok(Self { repository, reader, pieces, segments: entry.segments.clone(), size: entry.size })
     }
-    dig_holes(file, entry, before.min(entry.size)).map_err(fail)?;
-    let written = AtomicU64::new(0);
-    let next = AtomicUsize::new(0);
-    let failed: Mutex<Option<RestoreError>> = Mutex::new(None);
-    let work = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some((offset, chunk)) = pieces.get(number) else { return };
-            let done = if progress.interrupted() {
-                Err(RestoreError::Interrupted)
-            } else {
-                write_chunk(repository, entry, file, before, *offset, chunk, shown)
-            };
-            progress.advance(u64::from(chunk.len));
-            match done {
-                Ok(bytes) => {
-                    written.fetch_add(bytes, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    next.store(usize::MAX / 2, Ordering::Relaxed);
-                    return;
-                }
+
+    /// Each chunk is in a pack that is there, so that none is found missing midway.
+    pub fn prove_presence(&self, numbers: &[u32]) -> Result<(), RepositoryError> {
+        for number in numbers {
+            if let Some((_, chunk)) = self.pieces.get(*number as usize)
+                && !self.repository.has_chunk(&chunk.id)?
+            {
+                return Err(RepositoryError::MissingChunk { id: chunk.id });
             }
         }
-    };
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    if pieces.len() < 16 || cores < 2 {
-        work();
-    } else {
-        std::thread::scope(|scope| {
-            for _ in 0..cores {
-                scope.spawn(work);
+        Ok(())
+    }
+
+    /// Bytes of the file, holes included.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The numbers of all chunks.
+    pub fn all(&self) -> Box<[u32]> {
+        (0..self.pieces.len() as u32).collect()
+    }
+
+    /// The first bytes, as many as fit and as there are.
+    pub fn start(&self, buffer: &mut [u8]) -> Result<usize, RepositoryError> {
+        let count = (buffer.len() as u64).min(self.size) as usize;
+        self.reader.read_exact_at(buffer.get_mut(..count).unwrap_or_default(), 0)?;
+        Ok(count)
+    }
+
+    /// The numbers of the chunks that the file doesn't have, ascending: each chunk's place is read and hashed, on all
+    /// cores. What can't be read differs.
+    pub fn differing(&self, file: &File, progress: &dyn Progress) -> Result<Box<[u32]>, RestoreError> {
+        let recorded: Vec<Recorded> =
+            self.pieces.iter().map(|(_, chunk)| Recorded { id: chunk.id, len: chunk.len }).collect();
+        let read = |buffer: &mut [u8], offset: u64| {
+            if progress.interrupted() {
+                return Err(io::ErrorKind::Interrupted.into());
             }
-        });
+            let mut filled = 0;
+            for range in self.ranges(offset, buffer.len() as u64) {
+                let part = buffer.get_mut(filled..filled + range.len as usize).unwrap_or_default();
+                let count = read_up_to(file, part, range.offset).unwrap_or(0);
+                filled += count;
+                if count < part.len() {
+                    break;
+                }
+            }
+            progress.advance(filled as u64);
+            Ok(filled)
+        };
+        let found: Mutex<Vec<u32>> = Mutex::default();
+        compare_at_boundaries(&recorded, &read, &|number, _, _, same| {
+            if !same {
+                found.lock().unwrap_or_else(PoisonError::into_inner).push(number as u32);
+            }
+            Ok(())
+        })
+        .map_err(|_| RestoreError::Interrupted)?;
+        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.sort_unstable();
+        Ok(found.into_boxed_slice())
     }
-    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
-    }
-    let written = written.into_inner();
-    if file.metadata().map_err(fail)?.len() != entry.size {
-        file.set_len(entry.size).map_err(fail)?;
-    }
-    file.sync_all().map_err(fail)?;
-    Ok(written)
-}
 
-/// The ranges of the file that a range of the content fills.
-fn ranges(entry: &Entry, start: u64, len: u64) -> Vec<Segment> {
-    let Some(segments) = &entry.segments else { return vec![Segment { offset: start, len }] };
-    let mut found = Vec::new();
-    let mut content_at = 0u64;
-    for segment in segments {
-        let (from, to) = (start.max(content_at), (start + len).min(content_at + segment.len));
-        if from < to {
-            found.push(Segment { offset: segment.offset + (from - content_at), len: to - from });
+    /// Bytes of these chunks.
+    pub fn bytes_of(&self, numbers: &[u32]) -> u64 {
+        numbers
+            .iter()
+            .filter_map(|number| self.pieces.get(*number as usize))
+            .map(|(_, chunk)| u64::from(chunk.len))
+            .sum()
+    }
+
+    /// How many bytes `write` would write.
+    pub fn count(&self, file: &File, numbers: &[u32]) -> Result<u64, RepositoryError> {
+        let total = AtomicU64::new(0);
+        let count = |_: &[u8], bytes: u64| {
+            total.fetch_add(bytes, Ordering::Relaxed);
+            Ok::<_, RepositoryError>(())
+        };
+        on_all_cores(numbers.len(), |at| {
+            let number = numbers.get(at).copied().unwrap_or(u32::MAX);
+            self.each_difference(file, number, 0, &|bytes, _| count(bytes, bytes.len() as u64))
+        })?;
+        Ok(total.into_inner())
+    }
+
+    /// Writes the blocks of these chunks that differ, on all cores, but none before `from`. Returns the bytes written. The
+    /// file's length isn't cut.
+    pub fn write(
+        &self,
+        file: &File,
+        numbers: &[u32],
+        from: u64,
+        shown: &Path,
+        progress: &dyn Progress,
+    ) -> Result<u64, RestoreError> {
+        let written = AtomicU64::new(0);
+        on_all_cores(numbers.len(), |at| {
+            if progress.interrupted() {
+                return Err(RestoreError::Interrupted);
+            }
+            let number = numbers.get(at).copied().unwrap_or(u32::MAX);
+            self.each_difference(file, number, from, &|bytes, offset| {
+                file.write_all_at(bytes, offset).map_err(|error| RestoreError::io("write", shown, error))?;
+                written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                Ok::<_, RestoreError>(())
+            })?;
+            progress.advance(self.pieces.get(number as usize).map_or(0, |(_, chunk)| u64::from(chunk.len)));
+            Ok(())
+        })?;
+        Ok(written.into_inner())
+    }
+
+    /// Makes the file what it shall be: holes, these chunks, the length. Not durable yet. Returns the bytes written.
+    pub fn put(
+        &self,
+        file: &File,
+        numbers: &[u32],
+        shown: &Path,
+        progress: &dyn Progress,
+    ) -> Result<u64, RestoreError> {
+        let fail = |error| RestoreError::io("write", shown, error);
+        let dug = Self::dig(file, &self.filled_holes(file)).map_err(fail)?;
+        let written = self.write(file, numbers, 0, shown, progress)?;
+        if file.metadata().map_err(fail)?.len() != self.size {
+            file.set_len(self.size).map_err(fail)?;
         }
-        content_at += segment.len;
+        Ok(dug + written)
     }
-    found
-}
 
-fn write_chunk(
-    repository: &Repository,
-    entry: &Entry,
-    file: &File,
-    before: u64,
-    offset: u64,
-    chunk: &ChunkRef,
-    shown: &Path,
-) -> Result<u64, RestoreError> {
-    let fail = |error| RestoreError::io("write", shown, error);
-    let ranges = ranges(entry, offset, u64::from(chunk.len));
-    let there = ranges.iter().all(|range| range.offset + range.len <= before);
-    if there && holds(file, &ranges, chunk).map_err(fail)? {
-        return Ok(0);
+    /// Calls `take` with each run of differing blocks of a chunk and its place in the file.
+    fn each_difference<E: From<RepositoryError>>(
+        &self,
+        file: &File,
+        number: u32,
+        from: u64,
+        take: &TakeRun<'_, E>,
+    ) -> Result<(), E> {
+        let Some((start, chunk)) = self.pieces.get(number as usize) else { return Ok(()) };
+        let bytes = self.repository.read_chunk(&chunk.id)?;
+        if bytes.len() != chunk.len as usize {
+            let detail = format!("chunk {} has another length", chunk.id);
+            return Err(RepositoryError::damaged("a chunk list", detail).into());
+        }
+        let mut rest = bytes.as_slice();
+        for range in self.ranges(*start, u64::from(chunk.len)) {
+            let (part, after) = rest.split_at_checked(range.len as usize).unwrap_or((rest, &[]));
+            rest = after;
+            let skipped = from.saturating_sub(range.offset).min(part.len() as u64);
+            let (part, offset) = (part.get(skipped as usize..).unwrap_or_default(), range.offset + skipped);
+            let mut present = vec![0; part.len()];
+            let count = read_up_to(file, &mut present, offset).unwrap_or(0);
+            present.truncate(count);
+            for (at, len) in differing_blocks(part, &present, offset) {
+                take(part.get(at..at + len).unwrap_or_default(), offset + at as u64)?;
+            }
+        }
+        Ok(())
     }
-    let bytes = repository.read_chunk(&chunk.id)?;
-    if bytes.len() != chunk.len as usize {
-        return Err(RepositoryError::damaged(
-            "a chunk list",
-            format!("chunk {} has another length", chunk.id),
-        )
-        .into());
-    }
-    let mut rest = bytes.as_slice();
-    for range in ranges {
-        let (part, after) = rest.split_at_checked(range.len as usize).unwrap_or((rest, &[]));
-        file.write_all_at(part, range.offset).map_err(fail)?;
-        rest = after;
-    }
-    Ok(bytes.len() as u64)
-}
 
-fn holds(file: &File, ranges: &[Segment], chunk: &ChunkRef) -> io::Result<bool> {
-    let mut present = Vec::with_capacity(chunk.len as usize);
-    for range in ranges {
-        let start = present.len();
-        present.resize(start + range.len as usize, 0);
-        file.read_exact_at(present.get_mut(start..).unwrap_or_default(), range.offset)?;
+    /// The ranges of the file that a range of the content fills.
+    fn ranges(&self, start: u64, len: u64) -> Vec<Segment> {
+        let Some(segments) = &self.segments else { return vec![Segment { offset: start, len }] };
+        let mut found = Vec::new();
+        let mut content_at = 0u64;
+        for segment in segments {
+            let (from, to) = (start.max(content_at), (start + len).min(content_at + segment.len));
+            if from < to {
+                found.push(Segment { offset: segment.offset + (from - content_at), len: to - from });
+            }
+            content_at += segment.len;
+        }
+        found
     }
-    Ok(Id::of(&present) == chunk.id)
-}
 
-/// In a file that was there before, holes must really be holes again.
-fn dig_holes(file: &File, entry: &Entry, before: u64) -> io::Result<()> {
-    let Some(segments) = &entry.segments else { return Ok(()) };
-    let mut at = 0u64;
-    let ends = segments
-        .iter()
-        .map(|segment| (segment.offset, segment.offset + segment.len))
-        .chain([(before, before)]);
-    for (start, end) in ends {
-        let stop = start.min(before);
-        if at < stop {
+    /// The parts of the file that shall be holes and aren't.
+    pub fn filled_holes(&self, file: &File) -> Vec<Segment> {
+        let Some(segments) = &self.segments else { return Vec::new() };
+        let ends = segments.iter().map(|segment| (segment.offset, segment.offset + segment.len));
+        let mut filled = Vec::new();
+        let mut at = 0u64;
+        for (start, end) in ends.chain([(self.size, self.size)]) {
+            filled.extend(data_in(file, at, start));
+            at = at.max(end);
+        }
+        filled
+    }
+
+    /// Makes these parts holes, or zeros where there are none. Returns the bytes written for that.
+    pub fn dig(file: &File, holes: &[Segment]) -> io::Result<u64> {
+        let mut written = 0;
+        for hole in holes {
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            match fallocate(file, flags, at as i64, (stop - at) as i64) {
+            match fallocate(file, flags, hole.offset as i64, hole.len as i64) {
                 Ok(()) => {}
-                Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => zero(file, at, stop)?,
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => written += zero(file, hole)?,
                 Err(errno) => return Err(errno.into()),
             }
         }
-        at = at.max(end);
+        Ok(written)
     }
-    Ok(())
 }
 
-fn zero(file: &File, mut from: u64, to: u64) -> io::Result<()> {
-    let zeros = vec![0u8; 64 << 10];
-    while from < to {
-        let count = (to - from).min(zeros.len() as u64) as usize;
-        file.write_all_at(zeros.get(..count).unwrap_or_default(), from)?;
-        from += count as u64;
+/// The runs of blocks, aligned in the file, in which `wanted` isn't `present`; both begin at `offset`.
+fn differing_blocks(wanted: &[u8], present: &[u8], offset: u64) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    let mut at = 0;
+    while at < wanted.len() {
+        let to_boundary = BLOCK_BYTES - (offset + at as u64) % BLOCK_BYTES;
+        let len = (to_boundary as usize).min(wanted.len() - at);
+        if wanted.get(at..at + len) != present.get(at..at + len) {
+            match runs.last_mut() {
+                Some((start, run)) if *start + *run == at => *run += len,
+                _ => runs.push((at, len)),
+            }
+        }
+        at += len;
     }
-    Ok(())
+    runs
+}
+
+/// The runs of data between two places of a file. Where the file system can't tell, what isn't zero.
+fn data_in(file: &File, from: u64, to: u64) -> Vec<Segment> {
+    let mut found = Vec::new();
+    let mut at = from;
+    while at < to {
+        let Ok(start) = lseek(file, at as i64, Whence::SeekData) else { break };
+        let start = start as u64;
+        if start >= to {
+            break;
+        }
+        let end = lseek(file, start as i64, Whence::SeekHole).map_or(to, |end| (end as u64).min(to));
+        found.push(Segment { offset: start, len: end - start });
+        at = end.max(start + 1);
+    }
+    // A block that is half inside can't become a hole: it only has to read as zeros.
+    found.retain(|run| {
+        let is_whole_block = run.len >= BLOCK_BYTES;
+        is_whole_block || !reads_as_zeros(file, run)
+    });
+    found
+}
+
+fn reads_as_zeros(file: &File, run: &Segment) -> bool {
+    let mut bytes = vec![1; run.len as usize];
+    file.read_exact_at(&mut bytes, run.offset).is_ok() && bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Writes zeros where there are none. Returns the bytes written.
+fn zero(file: &File, run: &Segment) -> io::Result<u64> {
+    let zeros = vec![0u8; 64 << 10];
+    let (mut at, mut written) = (run.offset, 0);
+    while at < run.offset + run.len {
+        let part = Segment { offset: at, len: (run.offset + run.len - at).min(zeros.len() as u64) };
+        if !reads_as_zeros(file, &part) {
+            file.write_all_at(zeros.get(..part.len as usize).unwrap_or_default(), at)?;
+            written += part.len;
+        }
+        at += part.len;
+    }
+    Ok(written)
+}
+
+/// Fills the buffer, or as much of it as the file has.
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while let Some(rest) = buffer.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::differing_blocks;
+    use proptest::prelude::{prop, proptest};
+
+    proptest! {
+        /// Writing the runs makes the file what it should be, and no run has a block that was right already.
+        #[test]
+        fn exactly_the_blocks_that_differ(
+            offset in 0u64..10_000, len in 0usize..40_000, present in 0usize..50_000,
+            changes in prop::collection::vec(0usize..40_000, 0..12),
+        ) {
+            let wanted: Vec<u8> = (0..len).map(|at| (at / 5) as u8).collect();
+            let mut now: Vec<u8> = (0..present).map(|at| (at / 5) as u8).collect();
+            for at in changes {
+                if let Some(byte) = now.get_mut(at) {
+                    *byte ^= 1;
+                }
+            }
+            now.truncate(len);
+            let runs = differing_blocks(&wanted, &now, offset);
+            let mut after = now.clone();
+            after.resize(len, 0);
+            for (at, count) in runs {
+                let mut block = at;
+                while block < at + count {
+                    let end = (block + 4096 - (offset as usize + block) % 4096).min(at + count);
+                    assert_ne!(wanted.get(block..end), now.get(block..end));
+                    block = end;
+                }
+                after[at..at + count].copy_from_slice(&wanted[at..at + count]);
+            }
+            assert!(after == wanted);
+        }
+    }
 }

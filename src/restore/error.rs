@@ -1,10 +1,10 @@
-//! Why a restore stopped.
+//! Why a restore stopped, or can't begin.
 
 use crate::repository::RepositoryError;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A restore that could not be finished.
+/// A restore that can't be begun, or could not be finished.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     #[error("cannot {action} {path}: {source}")]
@@ -13,6 +13,14 @@ pub enum RestoreError {
     MountPoint { path: PathBuf, wanted: &'static str },
     #[error("{path} is not empty")]
     NotEmpty { path: PathBuf },
+    #[error("{path} is a symlink that leads nowhere")]
+    DanglingLink { path: PathBuf },
+    #[error("{path} cannot be written: {source}")]
+    Unwritable { path: PathBuf, source: io::Error },
+    #[error("{path} was opened by another process meanwhile")]
+    InUse { path: PathBuf },
+    #[error("{path} is not what the restore has made it")]
+    Differs { path: PathBuf },
     #[error("the restored {name} could not be checked: {source}")]
     Unchecked { name: String, source: io::Error },
     #[error(transparent)]

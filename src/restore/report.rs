@@ -12,16 +12,19 @@ pub enum Owner {
 /// What was done.
 #[derive(Debug, Clone, Default)]
 pub struct Placed {
-    pub files: u64,
-    pub directories: u64,
+    /// Files that were made or written.
+    pub written_files: u64,
+    /// Files that were right already.
+    pub kept_files: u64,
     pub written_bytes: u64,
     pub removed: u64,
-    /// What could not be set or made, by path; the content is there.
+    /// What could not be set, made or removed, by path; the content is there.
     pub problems: Vec<String>,
 }
 
 impl Placed {
-    pub(super) fn problem(&mut self, path: &Path, detail: String) {
-        self.problems.push(format!("{}: {detail}", path.display()));
+    /// Notes what could not be done.
+    pub fn problem(&mut self, path: &Path, detail: impl AsRef<str>) {
+        self.problems.push(format!("{}: {}", path.display(), detail.as_ref()));
     }
 }

@@ -102,6 +102,8 @@ impl SourceSpec {
 pub struct CaptureOptions {
     /// The operator says that nothing is running: no locks are taken.
     pub cold: bool,
+    /// Every file byte for byte as it lies: databases aren't settled, logs keep a last record that isn't whole.
+    pub raw: bool,
     pub hold: HoldMode,
     /// The longest that writers may wait; `None` chooses by the rehearsal.
     pub max_hold: Option<Duration>,
@@ -123,6 +125,23 @@ pub struct Taken {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retaken {
     pub token: u64,
+}
+
+/// A file that was compared with what the parent has at the same place, chunk by chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// The file as it was when the comparison began.
+    pub state: FileState,
+    pub mtime_ns: i64,
+    /// The numbers of the parent's chunks that are not there, ascending.
+    pub differing: Box<[u32]>,
+}
+
+impl Compared {
+    /// The file is, by its identity, size and times, still the one that was compared.
+    pub fn is_of(&self, metadata: &Metadata) -> bool {
+        self.state == file_id(metadata) && self.mtime_ns == mtime_ns(metadata)
+    }
 }
 
 /// What the parent snapshot has at the same place.
@@ -147,7 +166,7 @@ impl Seen {
             && recorded.size == state.size
             && recorded.ctime_ns == state.ctime_ns
             && self.entry.mtime_ns == mtime_ns
-            && state.ctime_ns.max(mtime_ns) < self.captured_ns - TICK_NS
+            && state.ctime_ns.max(mtime_ns) < self.captured_ns.saturating_sub(TICK_NS)
     }
 }
 
@@ -157,6 +176,9 @@ pub trait Recorder {
     fn parent(&mut self, path: &[u8]) -> Result<Option<Seen>, CaptureError>;
     /// Records what `reader` gives until its end.
     fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError>;
+    /// Records the content of the file at `path` below the source by a comparison that was made before: what is equal isn't
+    /// read again. `None` if there is no comparison of it, or it may have changed since.
+    fn take_compared(&mut self, path: &[u8], file: &File) -> Result<Option<Taken>, CaptureError>;
     /// Waits until what was taken is hashed and handed to the packs, so that a later `retake` needn't.
     fn await_stored(&mut self, taken: &Taken) -> Result<(), CaptureError>;
     /// Reads the same file again, on all cores: what equals `earlier` is only compared, what differs is kept aside,

@@ -94,9 +94,13 @@ fn judge_tree(
     Ok(())
 }
 
-/// Files beside a restored database that belong to the one before it: a stale journal would be rolled back into the new
-/// one.
-pub fn sidecars_to_remove(database: &Path) -> Vec<PathBuf> {
+/// The files that SQLite keeps beside a database. Those of the database before would be applied to a restored one.
+pub fn sidecars_of(database: &Path) -> [PathBuf; 3] {
     let Sidecars { journal, wal, shm } = Sidecars::of(database);
-    vec![journal, wal, shm]
+    [journal, wal, shm]
+}
+
+/// The database without which nobody can use the files around it, by its path below a source of this kind.
+pub fn keystone_of(kind: SourceKind) -> Option<&'static str> {
+    (kind == SourceKind::Chroma).then_some(chroma::DATABASE)
 }

@@ -17,11 +17,11 @@ pub use chroma::count_pickle_entries;
 pub use detect::{detect_kind, find_sources};
 pub use group::{Member, Moment};
 pub use interface::{
-    Capture, CaptureError, CaptureOptions, GoOn, HoldMode, Judgement, ReadAt, Recorder, Retaken, Seen,
-    SourceSpec, SqliteInTree, StoredFiles, Taken, file_id,
+    Capture, CaptureError, CaptureOptions, Compared, GoOn, HoldMode, Judgement, ReadAt, Recorder, Retaken,
+    Seen, SourceSpec, SqliteInTree, StoredFiles, Taken, file_id,
 };
-pub use kind::{VALIDATOR_VERSION, capture, judge, sidecars_to_remove, staged};
+pub use kind::{VALIDATOR_VERSION, capture, judge, keystone_of, sidecars_of, staged};
 pub use moment::capture_together;
 pub use scratch::remove_stale_scratch;
-pub use sqlite::{CommittedPages, Merged};
+pub use sqlite::{CommittedPages, MAGIC as SQLITE_MAGIC, Merged};
 pub use tree::Excludes;

@@ -67,6 +67,9 @@ mod tests {
         fn take(&mut self, _: &mut dyn Read) -> Result<Taken, CaptureError> {
             Ok(Taken { token: 0, bytes: 0 })
         }
+        fn take_compared(&mut self, _: &[u8], _: &File) -> Result<Option<Taken>, CaptureError> {
+            Ok(None)
+        }
         fn await_stored(&mut self, _: &Taken) -> Result<(), CaptureError> {
             Ok(())
         }
@@ -175,6 +178,7 @@ mod tests {
         let (mut first, mut second) = (Nothing, Nothing);
         let options = CaptureOptions {
             cold: false,
+            raw: false,
             hold: HoldMode::Auto,
             max_hold,
             lock_wait: Duration::from_millis(300),

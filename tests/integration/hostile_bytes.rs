@@ -142,6 +142,7 @@ fn source_names_that_are_paths_are_refused() {
             moment: 0,
             writer_pause_ms: 0,
             counts: icecore::format::Counts::default(),
+            sidecars: Vec::new(),
             root: None,
             proof: None,
             notes: Vec::new(),

@@ -228,6 +228,9 @@ mod tests {
         fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError> {
             Ok(Taken { token: self.keep(reader), bytes: 0 })
         }
+        fn take_compared(&mut self, _: &[u8], _: &File) -> Result<Option<Taken>, CaptureError> {
+            Ok(None)
+        }
         fn await_stored(&mut self, _: &Taken) -> Result<(), CaptureError> {
             Ok(())
         }
@@ -297,6 +300,7 @@ mod tests {
         };
         let options = CaptureOptions {
             cold: false,
+            raw: false,
             hold: HoldMode::Lock,
             max_hold: None,
             lock_wait: Duration::from_secs(5),

@@ -51,7 +51,7 @@ impl Regular<'_> {
         let mut last_try = None;
         for attempt in 1..=TRIES {
             let before = self.file.metadata().map_err(|error| self.fail(error))?;
-            let (entry, taken, complete) = self.read(&before, recorder)?;
+            let (entry, taken, complete) = self.read(&before, options, recorder)?;
             let after = self.file.metadata().map_err(|error| self.fail(error))?;
             // An append behind what was read leaves what was read as it is; anything else may have torn it.
             let same = file_id(&before) == file_id(&after) && mtime_ns(&before) == mtime_ns(&after);
@@ -86,18 +86,28 @@ impl Regular<'_> {
     fn read(
         &self,
         before: &Metadata,
+        options: &CaptureOptions,
         recorder: &mut dyn Recorder,
     ) -> Result<(Entry, Taken, bool), CaptureError> {
         let fail = |error| self.fail(error);
         let mut size = before.size();
-        if is_line_log(self.name) {
+        if is_line_log(self.name) && !options.raw {
             size = whole_records(&self.file, size).map_err(fail)?;
         }
         let sparse = segments(&self.file, before, size).map_err(fail)?;
         let ranges = sparse.clone().unwrap_or_else(|| vec![Segment { offset: 0, len: size }]);
         let expected: u64 = ranges.iter().map(|range| range.len).sum();
-        let taken =
-            recorder.take(&mut Ranges::new(&self.file, ranges)).map_err(|error| error.at(self.path))?;
+        let known = if sparse.is_none() && size == before.size() {
+            recorder.take_compared(self.relative, &self.file)?
+        } else {
+            None
+        };
+        let taken = match known {
+            Some(taken) => taken,
+            None => {
+                recorder.take(&mut Ranges::new(&self.file, ranges)).map_err(|error| error.at(self.path))?
+            }
+        };
         let complete = taken.bytes == expected;
         let mut entry = file_entry(self.name, before, self.path);
         // A file that shrank is kept as short as it was read.

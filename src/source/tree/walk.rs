@@ -98,7 +98,7 @@ impl<'a> Walk<'a> {
             recorder,
             options,
             excludes,
-            databases: spec.sqlite == SqliteInTree::Hold,
+            databases: spec.sqlite == SqliteInTree::Hold && !options.raw,
             relative: Vec::new(),
             capture: Capture::unheld(consistency),
         })

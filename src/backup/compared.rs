@@ -1,0 +1,86 @@
+//! Content of which a comparison has told before what is as in the parent, and what has to be read.
+
+use crate::format::ChunkRef;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+/// A part of a file, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// As in the parent.
+    Same(ChunkRef),
+    /// To be read.
+    Differing { offset: u64, len: u64 },
+}
+
+/// The parts of a file of `size` bytes, which has all of the parent's chunks at their places but the `differing` ones.
+pub fn parts(chunks: &[ChunkRef], differing: &[u32], size: u64) -> Vec<Part> {
+    let mut parts = Vec::with_capacity(chunks.len());
+    let mut at = 0u64;
+    let mut waiting = differing.iter().copied().peekable();
+    let read = |offset: u64, len: u64, parts: &mut Vec<Part>| match parts.last_mut() {
+        _ if len == 0 => {}
+        Some(Part::Differing { len: before, .. }) => *before += len,
+        _ => parts.push(Part::Differing { offset, len }),
+    };
+    for (number, chunk) in (0u32..).zip(chunks) {
+        let end = at + u64::from(chunk.len);
+        let differs = waiting.next_if_eq(&number).is_some();
+        // Behind a file that grew, the last chunk was cut by the end that it had.
+        let is_last_of_less = number as usize + 1 == chunks.len() && end < size;
+        if differs || end > size || is_last_of_less {
+            let stop = end.min(size);
+            read(at.min(stop), stop - at.min(stop), &mut parts);
+        } else {
+            parts.push(Part::Same(*chunk));
+        }
+        at = end;
+    }
+    let listed = at.min(size);
+    read(listed, size - listed, &mut parts);
+    parts
+}
+
+/// Reads a range of a file.
+pub struct Range<'f> {
+    pub file: &'f File,
+    pub offset: u64,
+    pub len: u64,
+}
+
+impl Read for Range<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.len).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), self.offset)?;
+        self.offset += count as u64;
+        self.len -= count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Part, parts};
+    use crate::format::ChunkRef;
+    use crate::id::Id;
+
+    fn chunk(len: u32) -> ChunkRef {
+        ChunkRef { id: Id::of(&len.to_le_bytes()), len }
+    }
+
+    #[test]
+    fn equal_chunks_are_kept_and_the_rest_is_read() {
+        let chunks = [chunk(10), chunk(20), chunk(30), chunk(40)];
+        let read = |offset, len| Part::Differing { offset, len };
+        let same = |number: usize| Part::Same(chunks[number]);
+        assert_eq!(parts(&chunks, &[], 100), [same(0), same(1), same(2), same(3)]);
+        assert_eq!(parts(&chunks, &[1, 2], 100), [same(0), read(10, 50), same(3)]);
+        // Longer: the last chunk is read with what follows. Shorter: what is left of the chunk that was cut.
+        assert_eq!(parts(&chunks, &[0], 150), [read(0, 10), same(1), same(2), read(60, 90)]);
+        assert_eq!(parts(&chunks, &[2, 3], 35), [same(0), same(1), read(30, 5)]);
+        assert_eq!(parts(&chunks, &[], 35), [same(0), same(1), read(30, 5)]);
+        assert_eq!(parts(&chunks, &[0, 1, 2, 3], 0), []);
+        assert_eq!(parts(&[], &[], 7), [read(0, 7)]);
+    }
+}
