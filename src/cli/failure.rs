@@ -111,7 +111,8 @@ impl From<BackendError> for Failure {
             }
             ErrorKind::Denied => Self::new(ExitCode::Unexpected, "permission_denied", error.to_string())
                 .hint("run as the user who owns the repository, or mount it writable"),
-            _ => Self::new(ExitCode::Unexpected, "repository_io", error.to_string()),
+            _ => Self::new(ExitCode::Unexpected, "repository_io", error.to_string())
+                .hint("is the disk failing (`dmesg` tells), or was it unmounted? Nothing was published"),
         };
         failure.at(Path::new(&path))
     }

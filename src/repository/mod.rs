@@ -8,6 +8,7 @@ mod file_reader;
 mod finder;
 mod location;
 mod memory_table;
+mod node_cache;
 mod open;
 mod pack_writer;
 mod rocks_table;

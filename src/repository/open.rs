@@ -2,6 +2,7 @@
 
 use super::chunk_index::{ChunkIndex, IndexOptions};
 use super::error::RepositoryError;
+use super::node_cache::NodeCache;
 use crate::backend::{Backend, ErrorKind, Lock, LockGuard};
 use crate::format::{Chunking, FormatError, Key, RepositoryConfig};
 use crate::id::Id;
@@ -24,6 +25,7 @@ pub struct Repository {
     /// Where chunks are looked for that aren't here.
     beneath: Option<Arc<Repository>>,
     read_bytes: AtomicU64,
+    nodes: NodeCache,
 }
 
 /// A lock on the repository, given back when dropped; `None` where the place has no locks.
@@ -74,8 +76,8 @@ impl Repository {
             _ => RepositoryError::damaged("config", error),
         })?;
         let id = config.id().ok_or_else(|| RepositoryError::damaged("config", "repository id"))?;
-        let (beneath, read_bytes) = (None, AtomicU64::new(0));
-        Ok(Self { backend, config, id, options, index: OnceLock::new(), beneath, read_bytes })
+        let (beneath, read_bytes, nodes) = (None, AtomicU64::new(0), NodeCache::default());
+        Ok(Self { backend, config, id, options, index: OnceLock::new(), beneath, read_bytes, nodes })
     }
 
     /// The same repository, which finds in another one the chunks that it doesn't hold itself.
@@ -91,6 +93,10 @@ impl Repository {
     /// Bytes of chunks that were read so far, as they are stored.
     pub fn read_bytes(&self) -> u64 {
         self.read_bytes.load(Ordering::Relaxed) + self.beneath().map_or(0, Self::read_bytes)
+    }
+
+    pub(super) fn nodes(&self) -> &NodeCache {
+        &self.nodes
     }
 
     pub(super) fn count_read(&self, bytes: usize) {

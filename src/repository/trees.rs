@@ -60,7 +60,11 @@ impl Repository {
     }
 
     fn node(&self, id: &crate::id::Id, root: &Root) -> Result<Node, RepositoryError> {
-        Node::decode(&self.read_chunk(id)?).map_err(|error| damaged(root, error))
+        let bytes = match self.nodes().get(id) {
+            Some(bytes) => bytes,
+            None => self.nodes().keep(*id, self.read_chunk(id)?),
+        };
+        Node::decode(&bytes).map_err(|error| damaged(root, error))
     }
 
     /// Gives each leaf below `root` to `take`, left to right. Levels must fall by one, so a hostile tree ends.

@@ -22,9 +22,9 @@ pub struct Order<'o> {
 /// Makes every target what its goal is. When this returns, everything is durable, also what an earlier run left behind that
 /// is right already.
 ///
-/// 1. Databases that change become unreadable. 2. What the snapshots don't have goes. 3. Everything is written but what makes
-///    databases readable again, and made durable. 4. Databases become readable, and files get their further names.
-///    5. Directories get their attributes.
+/// 1. Databases that change become unreadable. 2. What the snapshots don't have goes. 3. Everything is written and linked
+///    but what makes databases readable again, and made durable. 4. Databases become readable. 5. Directories get their
+///    attributes.
 pub fn place(orders: &[Order<'_>], progress: &dyn Progress) -> Result<Placed, RestoreError> {
     let mut placed = Placed::default();
     let mut durable = Durable::default();
@@ -45,9 +45,10 @@ pub fn place(orders: &[Order<'_>], progress: &dyn Progress) -> Result<Placed, Re
     workers.iter_mut().try_for_each(|worker| worker.mark_databases(&mut placed))?;
     workers.iter_mut().try_for_each(|worker| worker.remove_old(&mut placed))?;
     workers.iter_mut().try_for_each(|worker| worker.write_all(&mut placed, &mut durable))?;
+    workers.iter_mut().try_for_each(|worker| worker.link_all(false, &mut placed))?;
     durable.flush()?;
     workers.iter_mut().try_for_each(|worker| worker.finish_databases(&mut placed))?;
-    workers.iter_mut().try_for_each(|worker| worker.link_all(&mut placed))?;
+    workers.iter_mut().try_for_each(|worker| worker.link_all(true, &mut placed))?;
     workers.iter_mut().try_for_each(|worker| worker.close(&mut placed))?;
     durable.flush()?;
     Ok(placed)

@@ -63,7 +63,8 @@ pub fn survey(
             surveyor.guard_by_keystone(&mut way)?;
         }
         (None, Some(root)) => {
-            surveyor.make(root, b"", Action::Create, Siblings::default())?;
+            let siblings = Siblings { present: Vec::new(), goal: goal.sidecars.clone() };
+            surveyor.make(root, b"", Action::Create, siblings)?;
         }
         (None, None) => {}
     }

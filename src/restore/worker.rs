@@ -15,7 +15,8 @@ use super::target::{Way, join, split};
 use crate::format::{Captured, Entry, EntryKind};
 use crate::progress::Progress;
 use crate::repository::{Finder, RepositoryError};
-use std::collections::BTreeSet;
+use nix::errno::Errno;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -29,16 +30,24 @@ pub struct Worker<'w> {
     way: Way,
     /// Directories that gained or lost names, or get attributes; `None` is the one above the target.
     touched: BTreeSet<Option<Vec<u8>>>,
+    /// Databases that are being overwritten: whoever wants to open one waits until it is whole.
+    held: HashMap<Vec<u8>, Overwritten>,
     /// Databases that have no name yet.
     made: Vec<(Vec<u8>, Entry, Unnamed)>,
+    made_paths: BTreeSet<Vec<u8>>,
 }
+
+/// So many databases are held from the first pass to the last; others in each pass by itself.
+const HELD_MOST: usize = 256;
 
 impl<'w> Worker<'w> {
     /// Opens the way to the target; directories above it are made.
     pub fn new(order: &'w Order<'w>, progress: &'w dyn Progress) -> Result<Self, RestoreError> {
         let finder = order.goal.root.clone().map(|root| Finder::new(order.repository, root));
         let way = Way::make(order.target)?;
-        Ok(Self { order, progress, finder, way, touched: BTreeSet::new(), made: Vec::new() })
+        let (touched, held) = (BTreeSet::new(), HashMap::new());
+        let (made, made_paths) = (Vec::new(), BTreeSet::new());
+        Ok(Self { order, progress, finder, way, touched, held, made, made_paths })
     }
 
     /// The directory above the target.
@@ -61,18 +70,21 @@ impl<'w> Worker<'w> {
             self.check()?;
             self.touch_above(&step.path);
             let shown = self.way.shown(&step.path);
-            let (directory, name) = self.way.to(&step.path)?;
             match change.main {
                 Main::Overwrite { .. } => {
-                    mark(&Overwritten::open(directory, &name, &shown, true)?.file, &shown)?;
+                    let over = self.database(&step.path)?;
+                    mark(&over.file, &shown)?;
                     placed.written_bytes += SECTOR_BYTES;
+                    self.hold(&step.path, over);
                 }
                 Main::Remove => {
+                    let (directory, name) = self.way.to(&step.path)?;
                     remove(directory, &name, &shown, placed)?;
                     sync(directory, &shown)?;
                 }
                 Main::Make => {}
             }
+            let (directory, _) = self.way.to(&step.path)?;
             for name in &change.stale {
                 remove(directory, name, &beside(&shown, name), placed)?;
             }
@@ -135,6 +147,22 @@ impl<'w> Worker<'w> {
         self.set_attributes(path, &entry, placed)
     }
 
+    /// A database that is being overwritten, kept open since the pass before or opened now.
+    fn database(&mut self, path: &[u8]) -> Result<Overwritten, RestoreError> {
+        if let Some(held) = self.held.remove(path) {
+            return Ok(held);
+        }
+        let shown = self.way.shown(path);
+        let (directory, name) = self.way.to(path)?;
+        Overwritten::open(directory, &name, &shown, true)
+    }
+
+    fn hold(&mut self, path: &[u8], database: Overwritten) {
+        if self.held.len() < HELD_MOST {
+            self.held.insert(path.to_owned(), database);
+        }
+    }
+
     fn fill_database(
         &mut self,
         path: &[u8],
@@ -151,9 +179,9 @@ impl<'w> Worker<'w> {
             Main::Overwrite { differing } => {
                 let (shown, entry) = (self.way.shown(path), self.entry(path)?);
                 let contents = Contents::open(self.order.repository, &entry)?;
-                let (directory, name) = self.way.to(path)?;
-                let over = Overwritten::open(directory, &name, &shown, true)?;
+                let over = self.database(path)?;
                 placed.written_bytes += fill(&contents, &over.file, differing, &shown, self.progress)?;
+                self.hold(path, over);
                 Ok(())
             }
         }
@@ -222,6 +250,7 @@ impl<'w> Worker<'w> {
         let (directory, name) = self.way.to(path)?;
         let made = Unnamed::create(directory, &name, &shown)?;
         placed.written_bytes += fill(&contents, &made.file, &contents.all(), &shown, self.progress)?;
+        self.made_paths.insert(path.to_owned());
         self.made.push((path.to_owned(), entry.clone(), made));
         Ok(())
     }
@@ -235,8 +264,7 @@ impl<'w> Worker<'w> {
             if let Main::Overwrite { .. } = change.main {
                 let (shown, entry) = (self.way.shown(&step.path), self.entry(&step.path)?);
                 let contents = Contents::open(self.order.repository, &entry)?;
-                let (directory, name) = self.way.to(&step.path)?;
-                let over = Overwritten::open(directory, &name, &shown, true)?;
+                let over = self.database(&step.path)?;
                 placed.written_bytes += unmark(&contents, &over.file, &shown)?;
                 placed.written_files += 1;
                 self.set_attributes(&step.path, &entry, placed)?;
@@ -284,15 +312,16 @@ impl<'w> Worker<'w> {
         Ok(())
     }
 
-    /// Files get their further names.
-    pub fn link_all(&mut self, placed: &mut Placed) -> Result<(), RestoreError> {
-        for step in self.steps() {
-            if let Action::Link { to } = &step.action {
-                self.link(&step.path, to, placed)?;
+    /// Files get their further names, those of databases that were made after these have their first.
+    pub fn link_all(&mut self, of_made: bool, placed: &mut Placed) -> Result<(), RestoreError> {
+        let named = self.steps().iter().filter_map(|step| match &step.action {
+            Action::Link { to } => Some((&step.path, to)),
+            _ => None,
+        });
+        for (path, to) in named.chain(&self.order.plan.inner_links) {
+            if self.made_paths.contains(to) == of_made {
+                self.link(path, to, placed)?;
             }
-        }
-        for (path, to) in &self.order.plan.inner_links {
-            self.link(path, to, placed)?;
         }
         Ok(())
     }
@@ -303,12 +332,16 @@ impl<'w> Worker<'w> {
         let (first, first_name) = self.way.to(to)?;
         let first = first.try_clone_to_owned().map_err(fail)?;
         let (directory, name) = self.way.to(path)?;
-        if link(&first, &first_name, directory, &name).is_ok() {
-            return Ok(());
+        match link(&first, &first_name, directory, &name) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXDEV | Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK) => {
+                // Another file system below the target, or one without links: it becomes a file of its own.
+                let (shown, entry) = (self.way.shown(path), self.entry(path)?);
+                placed.problem(&shown, "it could not be linked, and is a file of its own");
+                self.create(path, &entry, placed, &mut Durable::default())
+            }
+            Err(errno) => Err(RestoreError::io("link", &self.way.shown(path), errno)),
         }
-        // Where it can't be linked (another file system below the target) it becomes a file of its own.
-        let entry = self.entry(path)?;
-        self.create(path, &entry, placed, &mut Durable::default())
     }
 
     /// Directories get their attributes, deepest first, and are made durable.

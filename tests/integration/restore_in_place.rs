@@ -1,16 +1,11 @@
 //! Restoring into what is there: inodes stay, extras go, mount points and the world outside are left alone.
 
-use crate::support::{Scratch, describe, is_root, noise, put, run, settle};
+use crate::support::{Scratch, describe, inode, is_root, noise, put, run, settle};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
 const CONFIRM: &str = "--confirm-service-stopped";
-
-fn inode(path: &Path) -> u64 {
-    path.symlink_metadata().unwrap().ino()
-}
 
 #[test]
 fn inodes_stay_and_the_state_comes_back() {

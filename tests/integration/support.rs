@@ -200,6 +200,32 @@ impl Drop for Mounted {
     }
 }
 
+/// A directory that is mounted over itself read-only.
+pub struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    /// `None` (said, and a failure in CI) without root.
+    pub fn new(path: &Path) -> Option<Self> {
+        if !is_root() {
+            return None;
+        }
+        run(Command::new("mount").arg("--bind").args([path, path]));
+        run(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(path));
+        Some(Self(path.to_owned()))
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+/// The inode that a name leads to.
+pub fn inode(path: &Path) -> u64 {
+    path.symlink_metadata().unwrap().ino()
+}
+
 /// The Python with the packages that `scripts/test` installs.
 pub fn python() -> Option<PathBuf> {
     let cache = std::env::var_os("ICECORE_TEST_CACHE").map(PathBuf::from);
