@@ -26,6 +26,7 @@ mod index_cache;
 mod reencode;
 mod restore_bytes;
 mod restore_crash;
+mod restore_drill;
 mod restore_faults;
 mod restore_guard;
 mod restore_in_place;

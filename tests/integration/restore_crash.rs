@@ -89,10 +89,14 @@ impl Service {
 
     /// Restores and is killed at the `nth` call of that name, before it takes effect. False if it came to its end.
     fn killed_at(&self, call: &str, nth: u32, saving: &[&str]) -> bool {
+        self.killed(call, nth, &[&[self.stamp.as_str()], saving].concat())
+    }
+
+    fn killed(&self, call: &str, nth: u32, arguments: &[&str]) -> bool {
         let mut traced = Command::new("strace");
         traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
         traced.args(["-e", &format!("inject={call}:signal=KILL:when={nth}"), env!("CARGO_BIN_EXE_icecore")]);
-        traced.args(["--json", "restore", &self.stamp, CONFIRM]).args(saving);
+        traced.args(["--json", "restore", CONFIRM]).args(arguments);
         traced.current_dir(self.scratch.directory.path()).env_clear();
         traced.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         traced.env("HOME", self.scratch.path("home")).env("ICECORE_REPOSITORY", self.scratch.path("repo"));
@@ -232,6 +236,63 @@ fn with_a_safety_snapshot() {
 #[test]
 fn with_an_undo_journal() {
     killed_everywhere(&["--no-pre-snapshot"], every(4));
+}
+
+/// Who goes back, or on, may be killed as well, and again: what was there before, sidecars included, still comes back whole.
+#[test]
+fn while_it_is_undone_or_finished() {
+    if !has("strace") || !has("python3") {
+        return;
+    }
+    let service = Service::new();
+    let (before, wanted) = (state(&service.before), state(&service.wanted));
+    let mut kills = 0;
+    for (saving, verb) in [(&[][..], "--rollback"), (&["--no-pre-snapshot"], "--rollback"), (&[], "--resume")]
+    {
+        // Killed when the databases were filled and not readable yet.
+        service.reset();
+        assert!(service.killed_at("syncfs", 1, saving));
+        let midway = service.scratch.path("midway");
+        drop(std::fs::remove_dir_all(&midway));
+        run(Command::new("cp").arg("-a").args([&service.live(), &midway]));
+        let journal = service.scratch.path("journal");
+        drop(std::fs::remove_dir_all(&journal));
+        run(Command::new("cp").arg("-a").args([&service.scratch.path("repo/restores"), &journal]));
+        for call in CALLS {
+            for nth in (1..).step_by(every(3) as usize) {
+                service.reset();
+                std::fs::remove_dir_all(service.live()).unwrap();
+                run(Command::new("cp").arg("-a").args([&midway, &service.live()]));
+                run(Command::new("cp").arg("-a").args([&journal, &service.scratch.path("repo/restores")]));
+                let label = format!("killed at {call} {nth} {saving:?}, {verb}");
+                if !service.killed(call, nth, &[verb]) {
+                    assert_eq!(
+                        state(&service.live()),
+                        if verb == "--resume" { &wanted } else { &before }[..],
+                        "{label}"
+                    );
+                    break;
+                }
+                kills += 1;
+                service.nothing_half_restored_opens(&label);
+                // The other way than the one that was broken off, every other time.
+                let next = if kills % 2 == 0 { "--rollback" } else { "--resume" };
+                let (code, document) = service.scratch.json(["restore", next, CONFIRM]);
+                let now = state(&service.live());
+                match code {
+                    0 => assert_eq!(
+                        now,
+                        if next == "--resume" { &wanted } else { &before }[..],
+                        "{label}, {next}"
+                    ),
+                    13 => assert!(now == before || now == wanted, "{label}: {document:#}"),
+                    _ => panic!("{label}: {document:#}"),
+                }
+            }
+        }
+    }
+    assert!(kills > 60, "{kills} runs were killed");
+    eprintln!("{kills} runs were killed");
 }
 
 #[test]
