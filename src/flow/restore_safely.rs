@@ -13,8 +13,6 @@ use crate::restore::{
     Guard, JournalPlace, OpenJournal, Order, Owner, Placed, Plan, RestoreError, Shortage, Target, guard,
     place, shortage, survey,
 };
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What a restore would do, and what stands in its way.
@@ -42,6 +40,8 @@ pub struct RestoreRequest<'r> {
     pub before: Before<'r>,
     /// What the journal says when all is well.
     pub ends_as: RestoreState,
+    /// Directories that go afterwards if nothing is in them, outermost first: the restore that is undone had made them.
+    pub unmakes: Vec<PathBuf>,
     /// Go on where it can't be told whether somebody has the files open.
     pub accepts_blind_guard: bool,
     /// Go on where something can't be read, and so not be brought back.
@@ -205,9 +205,10 @@ fn restore_quiesced(
     };
     so_far.journal = Some(journal.clone());
     *is_touched = true;
-    let step = if request.ends_as == RestoreState::RolledBack { "rolling back" } else { "restoring" };
-    progress
-        .begin(step, Some(prospect.plans.iter().flat_map(|plan| &plan.steps).map(|step| step.bytes).sum()));
+    progress.begin(
+        "restoring",
+        Some(prospect.plans.iter().flat_map(|plan| &plan.steps).map(|step| step.bytes).sum()),
+    );
     let orders: Vec<Order<'_>> = items
         .iter()
         .zip(&prospect.targets)
@@ -215,8 +216,9 @@ fn restore_quiesced(
         .map(|((item, target), plan)| Order { repository, goal: &item.goal, target, owner, plan })
         .collect();
     so_far.placed = place(&orders, progress).map_err(RestoreFailure::Place)?;
-    if request.ends_as == RestoreState::RolledBack {
-        remove_made(&journal);
+    for path in request.unmakes.iter().rev() {
+        // One that is in use by now stays.
+        drop(std::fs::remove_dir(path));
     }
     journal.set_state(RestoreState::Placed).map_err(RestoreFailure::Journal)?;
     so_far.journal = Some(journal.clone());
@@ -250,13 +252,5 @@ fn refuse_by(guard: &Guard, accepts_blind: bool) -> Result<(), RestoreFailure> {
             Err(RestoreFailure::Blind { path: path.clone(), reason: reason.clone() })
         }
         _ => Ok(()),
-    }
-}
-
-/// Directories that were made above the targets go again, if nothing else is in them.
-fn remove_made(journal: &OpenJournal) {
-    for path in journal.journal.made.iter().rev() {
-        // One that is in use by now stays.
-        drop(std::fs::remove_dir(Path::new(OsStr::from_bytes(path))));
     }
 }

@@ -169,6 +169,11 @@ impl OpenJournal {
             .collect()
     }
 
+    /// Directories above the targets that it made, outermost first.
+    pub fn made(&self) -> Vec<PathBuf> {
+        self.journal.made.iter().map(|path| PathBuf::from(OsStr::from_bytes(path))).collect()
+    }
+
     /// It is about something at, above or below this place.
     pub fn concerns(&self, place: &Path) -> bool {
         let place = place.canonicalize().unwrap_or_else(|_| place.to_owned());

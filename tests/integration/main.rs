@@ -23,6 +23,7 @@ mod hooks;
 mod hostile_applications;
 mod hostile_bytes;
 mod index_cache;
+mod power_cut;
 mod reencode;
 mod restore_bytes;
 mod restore_crash;

@@ -296,6 +296,35 @@ fn while_it_is_undone_or_finished() {
 }
 
 #[test]
+fn a_store_whose_vectors_alone_differ_cannot_be_opened_meanwhile() {
+    if !has("strace") || !has("python3") {
+        return;
+    }
+    let service = Service::new();
+    // The database is as wanted already, and so would be no reason to touch it.
+    let database = "store/chroma.sqlite3";
+    std::fs::remove_file(service.before.join(database)).unwrap();
+    run(Command::new("cp").arg("-a").args([service.wanted.join(database), service.before.join(database)]));
+    let mut mixes = 0;
+    for nth in 1.. {
+        service.reset();
+        let inode = crate::support::inode(&service.live().join(database));
+        let was_killed = service.killed("pwrite64", nth, &[&service.stamp, "store"]);
+        if !was_killed {
+            assert_eq!(files(&service.live().join("store")), files(&service.wanted.join("store")));
+            assert_eq!(crate::support::inode(&service.live().join(database)), inode);
+            break;
+        }
+        let now = files(&service.live().join("store"));
+        let is_mix =
+            now != files(&service.before.join("store")) && now != files(&service.wanted.join("store"));
+        mixes += u32::from(is_mix);
+        service.nothing_half_restored_opens(&format!("killed at pwrite64 {nth}"));
+    }
+    assert!(mixes > 1, "{mixes} mixes");
+}
+
+#[test]
 fn other_commands_say_so_until_it_is_settled() {
     if !has("strace") || !has("python3") {
         return;

@@ -151,6 +151,10 @@ fn a_safety_snapshot_is_restored_like_any_other() {
     scratch.ok(["restore", &safety, "app", "--map", "app=live/other.db", CONFIRM]);
     assert!(directory.join("other.db-journal").exists());
     assert_eq!(marked_rows(&directory.join("other.db")).unwrap(), (1, 0));
+    // Backups take nothing over from it.
+    put(&scratch.path("live2/reg.json"), "{}");
+    let next = scratch.ok(["backup", "app=live/app.db", "reg=live2/reg.json"]);
+    assert_eq!(next["sources"]["app"]["parent"], stamp.as_str(), "{next:#}");
     // It is kept for a week.
     let (code, document) = scratch.json(["forget", &safety]);
     assert_eq!(code, 2, "{document:#}");
@@ -209,7 +213,7 @@ fn what_was_missing_is_missing_again() {
         scratch.ok(["restore", &stamp, CONFIRM].iter().chain(saving));
         assert_eq!(std::fs::read(scratch.path("deep/down/tree/file")).unwrap(), b"x");
         scratch.ok(["restore", "--rollback", CONFIRM].iter().chain(saving));
-        assert!(!scratch.path("deep/down/tree").exists(), "{saving:?}");
+        assert!(!scratch.path("deep").exists(), "{saving:?}");
     }
 }
 

@@ -42,7 +42,7 @@ class Disk:
         self.image, self.log, self.fuse = work / "image", work / "log", work / "fuse"
         for directory in (self.place, self.fuse):
             directory.mkdir()
-        self.size = megabytes << 20
+        self.size, self.loop = megabytes << 20, None
         with open(self.image, "wb") as image:
             image.truncate(self.size)
         run(*MAKE[kind], self.image)
@@ -99,6 +99,13 @@ class Disk:
     def unmount(self):
         run("umount", self.place)
 
+    def clean_up(self):
+        """Whatever a failure has left."""
+        for place in (self.place, self.fuse):
+            subprocess.run(["umount", "-q", str(place)], check=False)
+        if self.loop:
+            subprocess.run(["losetup", "-d", self.loop], check=False, stderr=subprocess.DEVNULL)
+
 
 def make_service(live):
     """A database with a journal to roll back, a store of files around a database, a tree."""
@@ -151,6 +158,10 @@ def state(live):
     return found
 
 
+def differences(now, goal):
+    return [name for name in sorted(now.keys() | goal.keys()) if now.get(name) != goal.get(name)]
+
+
 def half_restored(live, work, sides):
     """Names a database that opens though its source is neither as before nor as wanted."""
     for database in ("app.db", "store/chroma.sqlite3"):
@@ -192,8 +203,15 @@ def read_options():
 
 def main():
     options = read_options()
-    chance = random.Random(options.seed)
     disk = Disk(options.work, options.kind, {"ext4": 64, "xfs": 320, "btrfs": 160}[options.kind])
+    try:
+        cut_again_and_again(options, disk)
+    finally:
+        disk.clean_up()
+
+
+def cut_again_and_again(options, disk):
+    chance = random.Random(options.seed)
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "ICECORE_REPOSITORY": str(disk.place / "repo")}
     saving = ["--no-pre-snapshot"] if options.no_pre_snapshot else []
 
@@ -230,7 +248,8 @@ def main():
         upto = chance.randrange(1, len(records) + 1)
         image = disk.after_cut(records, upto, chance)
         for verb, goal in (("--resume", wanted), ("--rollback", before)):
-            again = options.work / "again"
+            # A file of its own: a loop device may go on holding the one before for a moment.
+            again = options.work / f"again-{cut}{verb}"
             shutil.copyfile(image, again)
             disk.mount(again)
             try:
@@ -241,12 +260,13 @@ def main():
                 now = state(live)
                 if code == 0:
                     midway += 1
-                    assert now == goal, f"{label}: {sorted(k for k in now.keys() | goal.keys() if now.get(k) != goal.get(k))}"
+                    assert now == goal, f"{label}: {differences(now, goal)}"
                 else:
-                    assert code == 13 and now in (before, wanted), f"{label}: {document}"
+                    assert code == 13 and now in (before, wanted), f"{label}: {differences(now, before)} {document}"
                 must("validate", "--all")
             finally:
                 disk.unmount()
+                again.unlink()
     print(f"{options.kind}: {options.cuts} cuts, {midway} of {2 * options.cuts} recoveries from midway, none half restored")
     assert midway > 0
 

@@ -86,12 +86,15 @@ pub fn run(
             Before::Save { to, repository: kept_in, place, author, goal }
         }
     };
+    let is_rollback = ends_as == RestoreState::RolledBack;
+    let unmakes = earlier.as_ref().filter(|_| is_rollback).map(OpenJournal::made).unwrap_or_default();
     let names: Vec<told::Restored> = items.iter().map(told::Restored::of).collect();
     let request = RestoreRequest {
         repository: &goals,
         items,
         owner,
         before,
+        unmakes,
         ends_as: if is_unfinished { ends_as } else { RestoreState::Finished },
         accepts_blind_guard: arguments.accept_blind_guard,
         accepts_unsaved: arguments.accept_incomplete_safety,
