@@ -93,8 +93,9 @@ impl Service {
     }
 
     fn killed(&self, call: &str, nth: u32, arguments: &[&str]) -> bool {
-        let mut traced = Command::new("strace");
-        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        // Calls are counted by thread: on one core all are made by the same.
+        let mut traced = Command::new("taskset");
+        traced.args(["-c", "0", "strace", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
         traced.args(["-e", &format!("inject={call}:signal=KILL:when={nth}"), env!("CARGO_BIN_EXE_icecore")]);
         traced.args(["--json", "restore", CONFIRM]).args(arguments);
         traced.current_dir(self.scratch.directory.path()).env_clear();
