@@ -22,11 +22,12 @@ pub fn make_database(directory: &Path, mode: &str) {
     python_at(directory, &script);
 }
 
-/// Leaves `app.db` as a crash does: with a journal to roll back, or with committed rows in its log.
+/// Leaves `app.db` as a crash does: with a journal to roll back, of which the first page is among the first, or with committed
+/// rows in its log.
 pub fn crash_database(directory: &Path, mode: &str) {
     let script = format!(
         "import sqlite3,os\nc=sqlite3.connect('app.db',isolation_level=None)\nc.execute('pragma cache_size=2')\n\
-         c.execute('begin')\nc.execute(\"insert into t values('second')\")\n\
+         c.execute('begin')\nc.execute('create table u(b)')\nc.execute(\"insert into t values('second')\")\n\
          c.execute(\"update t set a=a||'x' where rowid%3=0\")\n\
          for i in range(900): c.execute('insert into t values(zeroblob(700))')\n\
          if '{mode}'=='wal': c.execute('commit')\nos._exit(0)"
