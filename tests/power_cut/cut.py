@@ -121,7 +121,7 @@ def make_service(live):
 def change_service(live):
     crash = (
         "import sqlite3, os\nc = sqlite3.connect('app.db', isolation_level=None)\nc.execute('pragma cache_size=2')\n"
-        "c.execute('begin')\nc.execute(\"update t set a = a || 'changed'\")\n"
+        "c.execute('begin')\nc.execute('create table u(b)')\nc.execute(\"update t set a = a || 'changed'\")\n"
         "for i in range(400): c.execute('insert into t values(zeroblob(700))')\nos._exit(0)"
     )
     run(sys.executable, "-c", crash, cwd=live)
