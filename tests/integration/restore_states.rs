@@ -15,9 +15,9 @@ pub fn python_at(directory: &Path, script: &str) {
 /// Makes `app.db` with one marked row and some pages.
 pub fn make_database(directory: &Path, mode: &str) {
     let script = format!(
-        "import sqlite3\nc=sqlite3.connect('app.db',isolation_level=None)\nc.execute('pragma journal_mode={mode}')\n\
+        "import sqlite3,hashlib\nc=sqlite3.connect('app.db',isolation_level=None)\nc.execute('pragma journal_mode={mode}')\n\
          c.execute('create table t(a)')\nc.execute('begin')\nc.execute(\"insert into t values('first')\")\n\
-         for i in range(300): c.execute('insert into t values(?)',(str(i)*300,))\nc.execute('commit')\nc.close()"
+         for i in range(300): c.execute('insert into t values(?)',(hashlib.sha256(str(i).encode()).hexdigest()*14,))\nc.execute('commit')\nc.close()"
     );
     python_at(directory, &script);
 }
