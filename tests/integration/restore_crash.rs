@@ -92,10 +92,15 @@ impl Service {
         self.killed(call, nth, &[&[self.stamp.as_str()], saving].concat())
     }
 
+    /// As `killed_at`, of any restore. `CALL of PATH` counts the calls about one file below the live directory.
     fn killed(&self, call: &str, nth: u32, arguments: &[&str]) -> bool {
+        let (call, of) = call.split_once(" of ").unwrap_or((call, ""));
         // Calls are counted by thread: on one core all are made by the same.
         let mut traced = Command::new("taskset");
         traced.args(["-c", "0", "strace", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        if !of.is_empty() {
+            traced.arg("-P").arg(self.live().join(of));
+        }
         traced.args(["-e", &format!("inject={call}:signal=KILL:when={nth}"), env!("CARGO_BIN_EXE_icecore")]);
         traced.args(["--json", "restore", CONFIRM]).args(arguments);
         traced.current_dir(self.scratch.directory.path()).env_clear();
@@ -259,8 +264,9 @@ fn while_it_is_undone_or_finished() {
         let journal = service.scratch.path("journal");
         drop(std::fs::remove_dir_all(&journal));
         run(Command::new("cp").arg("-a").args([&service.scratch.path("repo/restores"), &journal]));
-        for call in CALLS {
-            for nth in (1..).step_by(every(3) as usize) {
+        for call in CALLS.into_iter().chain(["pwrite64 of app.db-journal"]) {
+            let step = if call.contains(" of ") { 1 } else { every(3) };
+            for nth in (1..).step_by(step as usize) {
                 service.reset();
                 std::fs::remove_dir_all(service.live()).unwrap();
                 run(Command::new("cp").arg("-a").args([&midway, &service.live()]));

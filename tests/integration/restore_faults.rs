@@ -146,7 +146,7 @@ fn a_full_or_failing_disk_midway_leaves_a_way_forth_and_back() {
                         let copy = scratch.path("copy");
                         run(Command::new("cp").arg("-a").args([&live, &copy]));
                         let opened = marked_rows(&copy.join("app.db"));
-                        assert!(opened.is_err() || now == before || now == wanted, "{label}");
+                        assert!(opened.is_err() || opened == Ok((1, 0)), "{label}: {opened:?}");
                         scratch.ok(["restore", verb, CONFIRM]);
                         let now = describe(&live, true).split_off(1);
                         assert_eq!(now, if verb == "--resume" { wanted } else { before }, "{label}");
