@@ -154,13 +154,14 @@ fn contents(connection: &rusqlite::Connection) -> rusqlite::Result<Vec<String>> 
     let mut tables = connection.prepare("SELECT name FROM sqlite_master WHERE type='table' ORDER BY name")?;
     let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let mut found = names.clone();
-    for table in names.iter().filter(|name| ["t", "marked", "embeddings"].contains(&name.as_str())) {
-        let counted = connection.query_row(
-            &format!("SELECT count(*), total(length(rowid)) FROM {table}"),
-            [],
-            |row| Ok(format!("{} {}", row.get::<_, i64>(0)?, row.get::<_, f64>(1)?)),
-        )?;
-        found.push(counted);
+    for (table, column) in [("t", "a"), ("marked", "a"), ("embeddings", "embedding_id")] {
+        if names.iter().any(|name| name == table) {
+            let summed = format!("SELECT count(*), total(length({column})) FROM {table}");
+            let summed = connection.query_row(&summed, [], |row| {
+                Ok(format!("{table} {} {}", row.get::<_, i64>(0)?, row.get::<_, f64>(1)?))
+            });
+            found.push(summed?);
+        }
     }
     let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
     found.push(check);
