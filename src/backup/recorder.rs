@@ -43,7 +43,7 @@ pub struct TreeRecorder<'r> {
     parent: Option<Parent<'r>>,
     /// Files that were compared with the parent's before, by their paths below the source.
     compared: HashMap<Vec<u8>, Compared>,
-    tokens: HashMap<u64, Handed>,
+    tokens: HashMap<u64, Vec<Handed>>,
     retakes: HashMap<u64, Retake>,
     next_token: u64,
     open: Vec<OpenDirectory>,
@@ -54,10 +54,10 @@ pub struct TreeRecorder<'r> {
     newest_ns: i64,
 }
 
-/// Content that was handed over.
+/// A part of some content that was handed over.
 enum Handed {
-    Promised(Vec<Promise>),
-    Known(Vec<ChunkRef>),
+    Known(ChunkRef),
+    Promised(Promise),
 }
 
 struct OpenDirectory {
@@ -124,7 +124,7 @@ impl<'r> TreeRecorder<'r> {
         Recording { root, counts, notes, more_notes, newest_ns, parent_damage }
     }
 
-    fn token(&mut self, content: Handed) -> u64 {
+    fn token(&mut self, content: Vec<Handed>) -> u64 {
         self.next_token += 1;
         self.tokens.insert(self.next_token, content);
         self.next_token
@@ -136,27 +136,24 @@ impl<'r> TreeRecorder<'r> {
 
     /// Waits for what was handed over under a token, and keeps it for later questions.
     fn chunks(&mut self, token: u64) -> Result<Vec<ChunkRef>, CaptureError> {
-        let chunks = match self.tokens.remove(&token) {
-            Some(Handed::Known(chunks)) => chunks,
-            Some(Handed::Promised(promises)) => {
-                let mut chunks = Vec::new();
-                for promise in promises {
-                    chunks.append(&mut promise.wait().map_err(record)?);
-                }
-                chunks
+        let parts = self.tokens.remove(&token).unwrap_or_default();
+        let mut chunks = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Handed::Known(chunk) => chunks.push(chunk),
+                Handed::Promised(promise) => chunks.append(&mut promise.wait().map_err(record)?),
             }
-            None => Vec::new(),
-        };
+        }
         Ok(chunks)
     }
 
-    /// Cuts and submits everything that `reader` gives; `None`: as its beginning tells.
+    /// Cuts and submits everything that `reader` gives; `None`: as its beginning tells. Returns the bytes.
     fn consume(
         &mut self,
         reader: &mut dyn Read,
         mut cuts: Option<Cuts>,
-    ) -> Result<(Vec<Promise>, u64), CaptureError> {
-        let mut promises = Vec::new();
+        handed: &mut Vec<Handed>,
+    ) -> Result<u64, CaptureError> {
         let mut total = 0u64;
         let mut buffer = Vec::with_capacity(FIRST_BUFFER_BYTES);
         let mut capacity = FIRST_BUFFER_BYTES;
@@ -180,10 +177,10 @@ impl<'r> TreeRecorder<'r> {
                 buffer.truncate(cut);
             }
             if !lengths.is_empty() {
-                promises.push(self.pool.submit(buffer, lengths));
+                handed.push(Handed::Promised(self.pool.submit(buffer, lengths)));
             }
             if last {
-                return Ok((promises, total));
+                return Ok(total);
             }
             buffer = next;
         }
@@ -260,8 +257,9 @@ impl Recorder for TreeRecorder<'_> {
     }
 
     fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError> {
-        let (promises, bytes) = self.consume(reader, None)?;
-        Ok(Taken { token: self.token(Handed::Promised(promises)), bytes })
+        let mut parts = Vec::new();
+        let bytes = self.consume(reader, None, &mut parts)?;
+        Ok(Taken { token: self.token(parts), bytes })
     }
 
     fn take_compared(&mut self, path: &[u8], file: &File) -> Result<Option<Taken>, CaptureError> {
@@ -274,26 +272,26 @@ impl Recorder for TreeRecorder<'_> {
         };
         let lengths: Vec<u32> = before.iter().map(|chunk| chunk.len).collect();
         let cuts = self.cutter.cuts_before(&lengths);
-        let mut chunks = Vec::with_capacity(before.len());
+        let mut handed = Vec::with_capacity(before.len());
+        let mut bytes = 0;
         for part in parts(&before, &compared.differing, metadata.len()) {
             match part {
-                Part::Same(chunk) => chunks.push(chunk),
+                Part::Same(chunk) => {
+                    bytes += u64::from(chunk.len);
+                    handed.push(Handed::Known(chunk));
+                }
                 Part::Differing { offset, len } => {
                     let cuts = (offset > 0).then_some(cuts);
-                    let (promises, _) = self.consume(&mut Range { file, offset, len }, cuts)?;
-                    for promise in promises {
-                        chunks.append(&mut promise.wait().map_err(record)?);
-                    }
+                    bytes += self.consume(&mut Range { file, offset, len }, cuts, &mut handed)?;
                 }
             }
         }
-        let bytes = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
-        Ok(Some(Taken { token: self.token(Handed::Known(chunks)), bytes }))
+        Ok(Some(Taken { token: self.token(handed), bytes }))
     }
 
     fn await_stored(&mut self, taken: &Taken) -> Result<(), CaptureError> {
         let chunks = self.chunks(taken.token)?;
-        self.tokens.insert(taken.token, Handed::Known(chunks));
+        self.tokens.insert(taken.token, chunks.into_iter().map(Handed::Known).collect());
         Ok(())
     }
 
@@ -306,7 +304,7 @@ impl Recorder for TreeRecorder<'_> {
         let mut chunks = Vec::new();
         if let Some(earlier) = earlier {
             chunks = self.chunks(earlier.token)?;
-            self.tokens.insert(earlier.token, Handed::Known(chunks.clone()));
+            self.tokens.insert(earlier.token, chunks.iter().copied().map(Handed::Known).collect());
         }
         let memory = self.memory.0.load(Ordering::Relaxed);
         let go_on = || go_on() && !self.progress.interrupted();
@@ -324,25 +322,24 @@ impl Recorder for TreeRecorder<'_> {
 
     fn settle(&mut self, retaken: Retaken) -> Result<Taken, CaptureError> {
         let Some(mut retake) = self.retakes.remove(&retaken.token) else {
-            return Ok(Taken { token: self.token(Handed::Known(Vec::new())), bytes: 0 });
+            return Ok(Taken { token: self.token(Vec::new()), bytes: 0 });
         };
         self.memory.0.fetch_add(retake.memory_bytes(), Ordering::Relaxed);
         let pieces = std::mem::take(&mut retake.pieces);
-        let mut chunks = Vec::with_capacity(pieces.len());
+        let mut handed = Vec::with_capacity(pieces.len());
+        let mut bytes = 0;
         let cuts = self.cutter.cuts_before(&retake.lengths_before);
         // Neighbouring new pieces are cut anew as a whole.
         for run in pieces.chunk_by(|a, b| matches!((a, b), (Piece::New { .. }, Piece::New { .. }))) {
             if let [Piece::Same(chunk)] = run {
-                chunks.push(*chunk);
-                continue;
-            }
-            let (promises, _) = self.consume(&mut retake.run(run), (!chunks.is_empty()).then_some(cuts))?;
-            for promise in promises {
-                chunks.append(&mut promise.wait().map_err(record)?);
+                bytes += u64::from(chunk.len);
+                handed.push(Handed::Known(*chunk));
+            } else {
+                let cuts = (bytes > 0).then_some(cuts);
+                bytes += self.consume(&mut retake.run(run), cuts, &mut handed)?;
             }
         }
-        let bytes = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
-        Ok(Taken { token: self.token(Handed::Known(chunks)), bytes })
+        Ok(Taken { token: self.token(handed), bytes })
     }
 
     fn discard(&mut self, retaken: Retaken) {
