@@ -1,10 +1,9 @@
 //! A second reading under a hold: compared with the first on all cores, with what differs kept aside.
 
-use crate::chunking::{Recorded, compare_at_boundaries};
+use crate::chunking::{Recorded, compare_at_boundaries, read_up_to};
 use crate::format::ChunkRef;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use tempfile::SpooledTempFile;
@@ -108,20 +107,6 @@ fn set_aside(aside: &mut SpooledTempFile, bytes: &[u8]) -> io::Result<Option<Pie
     let offset = aside.stream_position()?;
     aside.write_all(bytes)?;
     Ok(Some(Piece::New { offset, len: bytes.len() as u64 }))
-}
-
-/// Fills the buffer, or as much of it as the file has.
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut read = 0;
-    while let Some(rest) = buffer.get_mut(read..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + read as u64) {
-            Ok(0) => break,
-            Ok(count) => read += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(read)
 }
 
 struct Run<'r> {

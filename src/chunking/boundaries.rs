@@ -2,7 +2,9 @@
 
 use crate::cores::on_all_cores;
 use crate::id::Id;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 /// What one thread reads and compares at a time.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -76,6 +78,20 @@ impl Batch<'_> {
         }
         Ok(())
     }
+}
+
+/// Fills the buffer, or as much of it as the file has.
+pub fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while let Some(rest) = buffer.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
 }
 
 #[cfg(test)]

@@ -3,5 +3,5 @@
 mod boundaries;
 mod content_defined;
 
-pub use boundaries::{Recorded, compare_at_boundaries};
+pub use boundaries::{Recorded, compare_at_boundaries, read_up_to};
 pub use content_defined::{Cuts, Cutter, Sizes};

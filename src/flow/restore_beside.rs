@@ -7,7 +7,7 @@ use crate::format::Finding;
 use crate::hooks::{HookError, Hooks};
 use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::restore::{Order, Owner, Placed, RestoreError, Shortage, place};
+use crate::restore::{Owner, Placed, RestoreError, Shortage, place};
 use std::path::Path;
 
 /// Why a restore beside ended early.
@@ -34,15 +34,8 @@ pub fn restore_beside(
     if let Some(shortage) = prospect.shortage {
         return Err(BesideError::NoSpace(shortage));
     }
-    let total = prospect.plans.iter().flat_map(|plan| &plan.steps).map(|step| step.bytes).sum();
-    progress.begin("restoring", Some(total));
-    let orders: Vec<Order<'_>> = items
-        .iter()
-        .zip(&prospect.targets)
-        .zip(&prospect.plans)
-        .map(|((item, target), plan)| Order { repository, goal: &item.goal, target, owner, plan })
-        .collect();
-    let placed = place(&orders, progress)?;
+    progress.begin("restoring", Some(prospect.bytes()));
+    let placed = place(&prospect.orders(repository, items, owner), progress)?;
     let check = Check { repository, owner, temporary_directory, progress };
     let findings = check.all(items, &prospect.targets)?;
     for item in items {

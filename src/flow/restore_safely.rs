@@ -23,6 +23,26 @@ pub struct Prospect {
     pub shortage: Option<Shortage>,
 }
 
+impl Prospect {
+    /// What is to be carried out at each target.
+    pub fn orders<'o>(
+        &'o self,
+        repository: &'o Repository,
+        items: &'o [RestoreItem],
+        owner: Owner,
+    ) -> Vec<Order<'o>> {
+        let places = items.iter().zip(&self.targets).zip(&self.plans);
+        places
+            .map(|((item, target), plan)| Order { repository, goal: &item.goal, target, owner, plan })
+            .collect()
+    }
+
+    /// Bytes that will be written at most.
+    pub fn bytes(&self) -> u64 {
+        self.plans.iter().flat_map(|plan| &plan.steps).map(|step| step.bytes).sum()
+    }
+}
+
 /// What to do with what is there before it is overwritten.
 pub enum Before<'r> {
     /// Save it.
@@ -205,16 +225,8 @@ fn restore_quiesced(
     };
     so_far.journal = Some(journal.clone());
     *is_touched = true;
-    progress.begin(
-        "restoring",
-        Some(prospect.plans.iter().flat_map(|plan| &plan.steps).map(|step| step.bytes).sum()),
-    );
-    let orders: Vec<Order<'_>> = items
-        .iter()
-        .zip(&prospect.targets)
-        .zip(&prospect.plans)
-        .map(|((item, target), plan)| Order { repository, goal: &item.goal, target, owner, plan })
-        .collect();
+    progress.begin("restoring", Some(prospect.bytes()));
+    let orders = prospect.orders(repository, &items, owner);
     so_far.placed = place(&orders, progress).map_err(RestoreFailure::Place)?;
     for path in request.unmakes.iter().rev() {
         // One that is in use by now stays.

@@ -1,14 +1,12 @@
 //! A file's content in the repository against what a file holds: which chunks and blocks differ, and writing those.
 
 use super::error::RestoreError;
-use crate::chunking::{Recorded, compare_at_boundaries};
+use super::holes::{dig, filled_holes};
+use crate::chunking::{Recorded, compare_at_boundaries, read_up_to};
 use crate::cores::on_all_cores;
 use crate::format::{ChunkRef, Entry, Segment};
 use crate::progress::Progress;
 use crate::repository::{FileReader, Repository, RepositoryError};
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use nix::unistd::{Whence, lseek};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -162,7 +160,7 @@ impl<'r> Contents<'r> {
         progress: &dyn Progress,
     ) -> Result<u64, RestoreError> {
         let fail = |error| RestoreError::io("write", shown, error);
-        let dug = Self::dig(file, &self.filled_holes(file)).map_err(fail)?;
+        let dug = dig(file, &self.filled_holes(file)).map_err(fail)?;
         let written = self.write(file, numbers, 0, shown, progress)?;
         if file.metadata().map_err(fail)?.len() != self.size {
             file.set_len(self.size).map_err(fail)?;
@@ -200,6 +198,11 @@ impl<'r> Contents<'r> {
         Ok(())
     }
 
+    /// The parts of the file that shall be holes and aren't.
+    pub fn filled_holes(&self, file: &File) -> Vec<Segment> {
+        self.segments.as_ref().map_or_else(Vec::new, |segments| filled_holes(file, segments, self.size))
+    }
+
     /// The ranges of the file that a range of the content fills.
     fn ranges(&self, start: u64, len: u64) -> Vec<Segment> {
         let Some(segments) = &self.segments else { return vec![Segment { offset: start, len }] };
@@ -213,33 +216,6 @@ impl<'r> Contents<'r> {
             content_at += segment.len;
         }
         found
-    }
-
-    /// The parts of the file that shall be holes and aren't.
-    pub fn filled_holes(&self, file: &File) -> Vec<Segment> {
-        let Some(segments) = &self.segments else { return Vec::new() };
-        let ends = segments.iter().map(|segment| (segment.offset, segment.offset + segment.len));
-        let mut filled = Vec::new();
-        let mut at = 0u64;
-        for (start, end) in ends.chain([(self.size, self.size)]) {
-            filled.extend(data_in(file, at, start));
-            at = at.max(end);
-        }
-        filled
-    }
-
-    /// Makes these parts holes, or zeros where there are none. Returns the bytes written for that.
-    pub fn dig(file: &File, holes: &[Segment]) -> io::Result<u64> {
-        let mut written = 0;
-        for hole in holes {
-            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            match fallocate(file, flags, hole.offset as i64, hole.len as i64) {
-                Ok(()) => {}
-                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => written += zero(file, hole)?,
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(written)
     }
 }
 
@@ -259,62 +235,6 @@ fn differing_blocks(wanted: &[u8], present: &[u8], offset: u64) -> Vec<(usize, u
         at += len;
     }
     runs
-}
-
-/// The runs of data between two places of a file. Where the file system can't tell, what isn't zero.
-fn data_in(file: &File, from: u64, to: u64) -> Vec<Segment> {
-    let mut found = Vec::new();
-    let mut at = from;
-    while at < to {
-        let Ok(start) = lseek(file, at as i64, Whence::SeekData) else { break };
-        let start = start as u64;
-        if start >= to {
-            break;
-        }
-        let end = lseek(file, start as i64, Whence::SeekHole).map_or(to, |end| (end as u64).min(to));
-        found.push(Segment { offset: start, len: end - start });
-        at = end.max(start + 1);
-    }
-    // A block that is half inside can't become a hole: it only has to read as zeros.
-    found.retain(|run| {
-        let is_whole_block = run.len >= BLOCK_BYTES;
-        is_whole_block || !reads_as_zeros(file, run)
-    });
-    found
-}
-
-fn reads_as_zeros(file: &File, run: &Segment) -> bool {
-    let mut bytes = vec![1; run.len as usize];
-    file.read_exact_at(&mut bytes, run.offset).is_ok() && bytes.iter().all(|byte| *byte == 0)
-}
-
-/// Writes zeros where there are none. Returns the bytes written.
-fn zero(file: &File, run: &Segment) -> io::Result<u64> {
-    let zeros = vec![0u8; 64 << 10];
-    let (mut at, mut written) = (run.offset, 0);
-    while at < run.offset + run.len {
-        let part = Segment { offset: at, len: (run.offset + run.len - at).min(zeros.len() as u64) };
-        if !reads_as_zeros(file, &part) {
-            file.write_all_at(zeros.get(..part.len as usize).unwrap_or_default(), at)?;
-            written += part.len;
-        }
-        at += part.len;
-    }
-    Ok(written)
-}
-
-/// Fills the buffer, or as much of it as the file has.
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut read = 0;
-    while let Some(rest) = buffer.get_mut(read..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + read as u64) {
-            Ok(0) => break,
-            Ok(count) => read += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(read)
 }
 
 #[cfg(test)]

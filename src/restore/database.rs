@@ -10,6 +10,7 @@
 
 use super::content::Contents;
 use super::error::RestoreError;
+use super::holes::dig;
 use super::make::create_file;
 use crate::hold::{SqliteExclusive, WriteLease};
 use crate::progress::Progress;
@@ -91,7 +92,7 @@ pub fn fill(
     progress: &dyn Progress,
 ) -> Result<u64, RestoreError> {
     let fail = |error| RestoreError::io("write", shown, error);
-    let mut written = Contents::dig(file, &contents.filled_holes(file)).map_err(fail)?;
+    let mut written = dig(file, &contents.filled_holes(file)).map_err(fail)?;
     written += contents.write(file, differing, SECTOR_BYTES, shown, progress)?;
     let len = contents.size().max(SECTOR_BYTES);
     if file.metadata().map_err(fail)?.len() != len {

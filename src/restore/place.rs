@@ -3,21 +3,11 @@
 
 use super::durable::Durable;
 use super::error::RestoreError;
-use super::plan::{Action, Goal, Plan};
-use super::report::{Owner, Placed};
-use super::target::{Target, Way};
-use super::worker::Worker;
+use super::plan::Action;
+use super::report::Placed;
+use super::target::Way;
+use super::worker::{Order, Worker};
 use crate::progress::Progress;
-use crate::repository::Repository;
-
-/// What is to be carried out at one target, whose base is resolved.
-pub struct Order<'o> {
-    pub repository: &'o Repository,
-    pub goal: &'o Goal,
-    pub target: &'o Target,
-    pub owner: Owner,
-    pub plan: &'o Plan,
-}
 
 /// Makes every target what its goal is. When this returns, everything is durable, also what an earlier run left behind that
 /// is right already.
