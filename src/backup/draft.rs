@@ -11,7 +11,7 @@ use crate::format::{
 use crate::progress::Progress;
 use crate::repository::{ChunkWriter, Repository, Snapshot, Snapshots, Written};
 use crate::source::{
-    self, Capture, CaptureError, CaptureOptions, Member, Moment, SourceSpec, capture_together,
+    self, Capture, CaptureError, CaptureOptions, Excludes, Member, Moment, SourceSpec, capture_together,
 };
 use crate::stamp::{Stamp, now_nanos};
 use std::collections::HashMap;
@@ -353,6 +353,7 @@ pub fn check_overlap(request: &BackupRequest) -> Result<(), BackupError> {
             }
         }
     }
+    check_nesting(&request.sources)?;
     let Some(repository) = request.repository_path.as_ref().and_then(|path| fs::canonicalize(path).ok())
     else {
         return Ok(());
@@ -361,6 +362,28 @@ pub fn check_overlap(request: &BackupRequest) -> Result<(), BackupError> {
         let Ok(path) = fs::canonicalize(spec.read_path()) else { continue };
         if path.starts_with(&repository) || repository.starts_with(&path) {
             return Err(BackupError::Overlap { name: spec.name.clone(), path, repository });
+        }
+    }
+    Ok(())
+}
+
+/// No source lies in another one that doesn't leave it out.
+fn check_nesting(sources: &[SourceSpec]) -> Result<(), BackupError> {
+    let real = |spec: &SourceSpec| fs::canonicalize(&spec.path).unwrap_or_else(|_| spec.path.clone());
+    let paths: Vec<PathBuf> = sources.iter().map(real).collect();
+    for (outer, above) in sources.iter().zip(&paths) {
+        let patterns =
+            Excludes::new(&outer.exclude).map_err(|error| BackupError::from_capture(&outer.name, error))?;
+        for (inner, path) in sources.iter().zip(&paths).filter(|(inner, _)| inner.name != outer.name) {
+            let Ok(below) = path.strip_prefix(above) else { continue };
+            let is_left_out = |part: &Path| {
+                let part = part.as_os_str().as_bytes();
+                !part.is_empty() && patterns.pattern_for(part, true).is_some()
+            };
+            if !below.ancestors().any(is_left_out) {
+                let (outer, inner, path) = (outer.name.clone(), inner.name.clone(), path.clone());
+                return Err(BackupError::Nested { outer, inner, path });
+            }
         }
     }
     Ok(())

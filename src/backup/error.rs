@@ -11,6 +11,8 @@ pub enum BackupError {
     Source { name: String, source: CaptureError },
     #[error("source {name:?} ({path}) and the repository ({repository}) lie inside each other")]
     Overlap { name: String, path: PathBuf, repository: PathBuf },
+    #[error("source {inner:?} ({path}) lies inside source {outer:?}, which doesn't leave it out")]
+    Nested { outer: String, inner: String, path: PathBuf },
     #[error("the directory for scratch copies ({scratch}) lies inside source {name:?}")]
     ScratchInside { name: String, scratch: PathBuf },
     #[error(transparent)]

@@ -274,7 +274,7 @@ pub struct Validate {
 #[derive(Args)]
 pub struct Restore {
     /// A stamp, or `latest`
-    #[arg(required_unless_present_any = ["resume", "rollback"])]
+    #[arg(required_unless_present_any = ["resume", "rollback"], value_name = "STAMP|latest")]
     pub stamp: Option<String>,
     /// Sources, or paths inside them [default: all]
     #[arg(value_name = "NAME[/PATH]")]
@@ -312,6 +312,9 @@ pub struct Restore {
     /// Undo the last in-place restore, finished or not
     #[arg(long, conflicts_with_all = ["stamp", "target", "maps", "chroma", "no_chroma", "without", "chown"])]
     pub rollback: bool,
+    /// Which restore to finish or undo, by its journal's id [default: the last one that was interrupted, else the last]
+    #[arg(long, value_name = "ID")]
+    pub journal: Option<String>,
     /// Take no safety snapshot; what is overwritten is kept in an undo journal instead
     #[arg(long)]
     pub no_pre_snapshot: bool,

@@ -36,14 +36,19 @@ pub fn skeleton() -> Value {
 pub fn run(context: &Context, arguments: &args::Backup, progress: &dyn Progress) -> Result<Report, Failure> {
     let started = Instant::now();
     let sources = select(context, arguments)?;
+    let refuse_unfinished = |sources: &[SourceSpec]| {
+        let open = context.unfinished_at(sources.iter().map(SourceSpec::read_path));
+        open.map_or(Ok(()), |open| Err(by_unfinished(context, &open, ExitCode::Refused)))
+    };
+    refuse_unfinished(&sources)?;
     if arguments.dry_run {
         return dry_run(&sources);
     }
-    if let Some(open) = context.unfinished_at(sources.iter().map(SourceSpec::read_path)) {
-        return Err(by_unfinished(&open, ExitCode::Refused));
-    }
-    let request = request(context, arguments, sources)?;
     let repository = context.open()?;
+    // A restore that has the lock now may leave something.
+    drop(repository.lock(&format!("backup-{}", context.profile), context.patience()?)?);
+    refuse_unfinished(&sources)?;
+    let request = request(context, arguments, sources)?;
     LocalBackend::new(context.repository_path()?).remove_stale_temporaries();
     let published = prove_and_publish(&repository, &request, progress).map_err(|unpublished| {
         let mut failure = Failure::from(unpublished.error);

@@ -86,12 +86,15 @@ impl Context {
             .or_else(|| (effective_user() == Some(0)).then(|| PathBuf::from("/var/lib/icecore")))
     }
 
-    /// Where the journal of a restore goes, and whether that is the repository: there if it can be written.
-    pub fn journal_place(&self) -> Result<(JournalPlace, bool), Failure> {
+    /// Where the journal of a restore goes, and whether that is the repository: there if it can be written. With an undo, a
+    /// state directory that was named comes first.
+    pub fn journal_place(&self, has_undo: bool) -> Result<(JournalPlace, bool), Failure> {
         let repository = JournalPlace::new(self.repository_path()?);
+        let is_elsewhere = has_undo && self.global.state_dir.is_some();
         match repository.prepare() {
+            _ if is_elsewhere => {}
             Ok(()) => return Ok((repository, true)),
-            Err(error) if error.kind == ErrorKind::Denied => {}
+            Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::NoSpace) => {}
             Err(error) => return Err(error.into()),
         }
         let nowhere = || {
@@ -110,7 +113,12 @@ impl Context {
                 .at(place.root())
                 .hint("name a directory on disk with --state-dir, or mount one; nothing was changed"));
         }
-        place.prepare()?;
+        place.prepare().map_err(|error| {
+            let message = format!("no journal can be kept in {}: {error}", place.root().display());
+            Failure::usage(message)
+                .at(place.root())
+                .hint("--state-dir names a directory that can be written, and survives a crash; nothing was changed")
+        })?;
         Ok((place, false))
     }
 
@@ -178,10 +186,44 @@ impl Context {
         }
     }
 
+    /// The command that finishes or undoes a restore, as it has to be typed beside what was typed now.
+    pub fn again(&self, verb: &str) -> String {
+        format!("{} restore {verb}", self.invocation())
+    }
+
+    /// `icecore` with the options that say where things are, quoted for a shell.
+    fn invocation(&self) -> String {
+        let Global { repo, config, profile, state_dir, .. } = &self.global;
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let text = |path: PathBuf| path.display().to_string();
+        let repo = repo.as_ref().map(|repo| {
+            let is_path = !repo.contains("://");
+            if is_path { text(absolute(&PathBuf::from(repo))) } else { repo.clone() }
+        });
+        let options = [
+            ("-r", repo),
+            ("-c", config.as_ref().map(|path| text(absolute(path)))),
+            ("--profile", profile.clone()),
+            ("--state-dir", state_dir.as_ref().map(|path| text(absolute(path)))),
+        ];
+        let given = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
+        given
+            .fold("icecore".to_owned(), |line, (option, value)| format!("{line} {option} {}", quoted(&value)))
+    }
+
     /// `--retry-lock`.
     pub fn patience(&self) -> Result<Duration, Failure> {
         parse_duration(&self.global.retry_lock).map_err(Failure::usage)
     }
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-+=:@%,".contains(character);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 fn is_writable(path: &Path) -> bool {

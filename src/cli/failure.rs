@@ -65,6 +65,12 @@ impl Failure {
         self
     }
 
+    /// Says this before the hint.
+    pub fn hinting(mut self, first: &str) -> Self {
+        self.hint = Some(self.hint.map_or_else(|| first.to_owned(), |hint| format!("{first}; {hint}")));
+        self
+    }
+
     /// As the JSON document's `error`.
     pub fn json(&self) -> Value {
         json!({ "code": self.code, "message": self.message, "path": self.path, "hint": self.hint })
@@ -188,6 +194,10 @@ impl From<BackupError> for Failure {
             BackupError::Overlap { path, .. } => Self::usage(message)
                 .at(&path)
                 .hint("put the repository outside everything that is backed up, best on another disk"),
+            BackupError::Nested { ref path, ref inner, .. } => Self::usage(message).at(path).hint(format!(
+                "two restores would fight over it: leave it out of the outer source with `exclude`, or drop source {inner:?}; \
+                 databases inside a tree are captured as databases anyway"
+            )),
             BackupError::ScratchInside { scratch, .. } => Self::usage(message)
                 .at(&scratch)
                 .hint("a source is only read: --temp-dir (or ICECORE_TEMP_DIR) names another place"),
@@ -303,10 +313,19 @@ impl From<RestoreError> for Failure {
                 Self::new(ExitCode::RestoredButBad, "restored_unchecked", error.to_string())
                     .hint(format!("its bytes are in place{room}"))
             }
+            RestoreError::Overlap { ref path, .. } => Self::usage(error.to_string())
+                .at(path)
+                .hint("nothing was written; restore them one after another"),
+            RestoreError::Unwritable { ref path, .. } => {
+                Self::new(ExitCode::Refused, "target_unwritable", format!("{error}; nothing was written"))
+                    .at(path)
+                    .hint("name another --target, or run as a user who may write there")
+            }
             RestoreError::Io { ref path, .. }
             | RestoreError::MountPoint { ref path, .. }
             | RestoreError::DanglingLink { ref path }
-            | RestoreError::Unwritable { ref path, .. }
+            | RestoreError::Device { ref path }
+            | RestoreError::HoldsLeftOut { ref path, .. }
             | RestoreError::InUse { ref path }
             | RestoreError::Differs { ref path } => {
                 let path = path.clone();

@@ -2,11 +2,15 @@
 
 use super::args;
 use super::context::Context;
+use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::report::Report;
+use super::restore::by_unfinished;
 use crate::catalog::find;
 use crate::config::KEEP_SAFETY;
+use crate::format::RestoreState;
 use crate::repository::Snapshot;
+use crate::restore::OpenJournal;
 use crate::stamp::{Stamp, now_nanos};
 use serde_json::json;
 
@@ -42,6 +46,22 @@ pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Fai
             kept.as_secs() / 86_400
         );
         return Err(Failure::usage(message).hint("nothing was forgotten; --safety forgets it all the same"));
+    }
+    let (journals, _) = context.journals();
+    let is_open = |open: &&OpenJournal| {
+        let is_unfinished = matches!(open.journal.state, RestoreState::Begun | RestoreState::Placed);
+        is_unfinished && open.journal.repository == repository.id()
+    };
+    for open in journals.iter().filter(is_open) {
+        let needed = [
+            Some(open.journal.goal.stamp),
+            Some(open.journal.before.stamp).filter(|_| !open.journal.has_undo),
+        ];
+        if let Some(snapshot) = wanted.iter().find(|snapshot| needed.contains(&Some(snapshot.stamp))) {
+            let unfinished = by_unfinished(context, open, ExitCode::Refused);
+            let message = format!("snapshot {} is needed: {}", snapshot.stamp, unfinished.message);
+            return Err(Failure { message, ..unfinished }.hinting("nothing was forgotten"));
+        }
     }
     let mut lines = Vec::new();
     for snapshot in &wanted {

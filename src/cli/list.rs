@@ -52,7 +52,8 @@ pub fn run(context: &Context, arguments: &args::List) -> Result<Report, Failure>
     for open in
         journals.iter().filter(|open| open.is_unfinished() && open.journal.repository == repository.id())
     {
-        report.warnings.push(by_unfinished(open, ExitCode::RestoreIncomplete).message);
+        let failure = by_unfinished(context, open, ExitCode::RestoreIncomplete);
+        report.warnings.push(format!("{}; {}", failure.message, failure.hint.unwrap_or_default()));
     }
     Ok(report)
 }

@@ -25,6 +25,16 @@ impl Report {
     }
 }
 
+/// What names and command lines hold can't move the cursor, nor begin a line of its own.
+fn on_one_line(text: &str) -> String {
+    let escaped = |character: char| match character {
+        '\n' => " | ".to_owned(),
+        character if character.is_control() => character.escape_default().to_string(),
+        character => character.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
 /// Prints the answer: to stdout the JSON document or the lines, to stderr (never beside JSON) warnings and errors.
 /// `skeleton` holds every key that the verb promises, so that none is ever left out.
 pub fn print(
@@ -61,7 +71,7 @@ pub fn print(
         drop(writeln!(stdout, "{}", Value::Object(document)));
     } else {
         for warning in warnings {
-            drop(writeln!(stderr, "icecore: warning: {warning}"));
+            drop(writeln!(stderr, "icecore: warning: {}", on_one_line(&warning)));
         }
         if !quiet {
             for line in lines {
@@ -69,9 +79,9 @@ pub fn print(
             }
         }
         if let Some(failure) = error {
-            drop(writeln!(stderr, "icecore: {}", failure.message));
+            drop(writeln!(stderr, "icecore: {}", on_one_line(&failure.message)));
             for detail in &failure.details {
-                drop(writeln!(stderr, "  {detail}"));
+                drop(writeln!(stderr, "  {}", on_one_line(detail)));
             }
             if let Some(hint) = &failure.hint {
                 drop(writeln!(stderr, "  {hint}"));

@@ -83,7 +83,7 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
         return Err(failure);
     }
     if let Some(open) = unfinished(context, repository.id()) {
-        let failure = by_unfinished(&open, ExitCode::RestoreIncomplete);
+        let failure = by_unfinished(context, &open, ExitCode::RestoreIncomplete);
         return Err(Failure { keys: Report::done(keys, Vec::new()).keys, ..failure });
     }
     let mut report = Report::done(keys, lines);

@@ -13,6 +13,7 @@ use crate::restore::{
     Guard, JournalPlace, OpenJournal, Order, Owner, Placed, Plan, RestoreError, Shortage, Target, guard,
     place, shortage, survey,
 };
+use crate::source::sidecars_of;
 use std::path::{Path, PathBuf};
 
 /// What a restore would do, and what stands in its way.
@@ -37,6 +38,12 @@ impl Prospect {
             .collect()
     }
 
+    /// A file system that has too little room as it is now.
+    fn shortage_now(&self, temporary_directory: &Path) -> Option<Shortage> {
+        let pairs: Vec<(&Target, &Plan)> = self.targets.iter().zip(&self.plans).collect();
+        shortage(&pairs, temporary_directory)
+    }
+
     /// Bytes that will be written at most.
     pub fn bytes(&self) -> u64 {
         self.plans.iter().flat_map(|plan| &plan.steps).map(|step| step.bytes).sum()
@@ -46,7 +53,15 @@ impl Prospect {
 /// What to do with what is there before it is overwritten.
 pub enum Before<'r> {
     /// Save it.
-    Save { to: SaveTo, repository: &'r Repository, place: JournalPlace, author: Author, goal: SnapshotRef },
+    Save {
+        to: SaveTo,
+        repository: &'r Repository,
+        place: JournalPlace,
+        author: Author,
+        goal: SnapshotRef,
+        /// The restore that this one undoes.
+        undoes: Option<String>,
+    },
     /// It is saved: an earlier run's journal says where.
     Saved(Box<OpenJournal>),
 }
@@ -127,18 +142,37 @@ pub fn look(
     temporary_directory: &Path,
     progress: &dyn Progress,
 ) -> Result<Prospect, RestoreError> {
-    let mut targets = Vec::with_capacity(items.len());
+    let targets = items.iter().map(|item| item.target.resolve()).collect::<Result<Vec<_>, _>>()?;
+    refuse_overlaps(items, &targets)?;
     let mut plans = Vec::with_capacity(items.len());
-    for item in items {
+    for (item, target) in items.iter().zip(&targets) {
         progress.begin(&format!("comparing {}", item.name()), None);
-        let target = item.target.resolve()?;
         let options = item.survey_options(owner, lists_all);
-        plans.push(survey(repository, &item.goal, &target, &options, progress)?);
-        targets.push(target);
+        plans.push(survey(repository, &item.goal, target, &options, progress)?);
     }
-    let pairs: Vec<(&Target, &Plan)> = targets.iter().zip(&plans).collect();
-    let shortage = shortage(&pairs, temporary_directory);
-    Ok(Prospect { targets, plans, shortage })
+    let mut prospect = Prospect { targets, plans, shortage: None };
+    prospect.shortage = prospect.shortage_now(temporary_directory);
+    Ok(prospect)
+}
+
+/// Two targets must not share a name: one would undo what the other does. A place inside another is fine where the outer
+/// one leaves it out.
+fn refuse_overlaps(items: &[RestoreItem], targets: &[Target]) -> Result<(), RestoreError> {
+    for (number, (outer_item, outer)) in items.iter().zip(targets).enumerate() {
+        let outer_path = outer.path();
+        let others = items.iter().zip(targets).enumerate().filter(|(other, _)| *other != number);
+        for (_, (inner_item, inner)) in others {
+            let inner_path = inner.path();
+            let is_beside = outer_item.is_database() && sidecars_of(&outer_path).contains(&inner_path);
+            let below = inner_path.strip_prefix(&outer_path).ok();
+            let is_inside = below.is_some_and(|below| !outer_item.leaves_out(below));
+            if is_beside || is_inside {
+                let (one, other) = (outer_item.name(), inner_item.name());
+                return Err(RestoreError::Overlap { one, other, path: inner_path });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Looks whether anybody uses what the plans are about.
@@ -159,7 +193,8 @@ pub fn restore_safely(
     if let Err(error) = hooks.before_restore(&profile, &stop) {
         return Err(Box::new(RestoreFailed { error: RestoreFailure::BeforeRestore(error), so_far }));
     }
-    let mut is_touched = false;
+    // What an earlier run left may be a mix already.
+    let mut is_touched = matches!(request.before, Before::Saved(_));
     let done = restore_quiesced(request, &mut so_far, &mut is_touched, progress);
     let is_whole = done.is_ok() || !is_touched;
     let after = if is_whole { hooks.after_restore(&profile, done.is_ok()) } else { Ok(()) };
@@ -194,10 +229,13 @@ fn restore_quiesced(
     }
     let mut journal = match before {
         Before::Saved(mut journal) => {
-            journal.set_state(RestoreState::Begun).map_err(RestoreFailure::Journal)?;
+            // Where it says so already nothing is written: the disk may be full.
+            if journal.journal.state != RestoreState::Begun {
+                journal.set_state(RestoreState::Begun).map_err(RestoreFailure::Journal)?;
+            }
             *journal
         }
-        Before::Save { to, repository: kept_in, place, author, goal } => {
+        Before::Save { to, repository: kept_in, place, author, goal, undoes } => {
             progress
                 .begin(&format!("the way back is kept in {}", place.root().join("restores").display()), None);
             let scratch = &temporary_directory;
@@ -208,6 +246,7 @@ fn restore_quiesced(
                 place: &place,
                 author: &author,
                 goal,
+                undoes,
                 owner,
                 temporary_directory: scratch,
             };
@@ -217,8 +256,11 @@ fn restore_quiesced(
                 return Err(RestoreFailure::Unsaved { paths: unsaved });
             }
             so_far.warnings.extend(unsaved);
-            // Saving may have taken its time.
+            // Saving may have taken its time, and the room.
             is_free(so_far, &prospect.plans)?;
+            if let Some(shortage) = prospect.shortage_now(&temporary_directory) {
+                return Err(RestoreFailure::NoSpace(shortage));
+            }
             journal.place.write(&journal.id, &journal.journal).map_err(RestoreFailure::Journal)?;
             journal
         }

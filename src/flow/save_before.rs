@@ -9,12 +9,13 @@ use crate::format::{
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{ChunkWriter, IndexOptions, Repository, RepositoryError, Snapshots, Trust};
-use crate::restore::{JournalPlace, OpenJournal, Owner, Plan, Target};
+use crate::restore::{Action, JournalPlace, OpenJournal, Owner, Plan, Target};
 use crate::source::VALIDATOR_VERSION;
 use crate::stamp::now_nanos;
 use crate::validate::prove_packs;
 use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub struct Saving<'s> {
     pub place: &'s JournalPlace,
     pub author: &'s Author,
     pub goal: SnapshotRef,
+    pub undoes: Option<String>,
     pub owner: Owner,
     pub temporary_directory: &'s Path,
 }
@@ -121,6 +123,7 @@ pub fn save_before(
             Owner::Fixed { uid, gid } => Some((uid, gid)),
         },
         items: journal_items,
+        undoes: saving.undoes.clone(),
         made: made.iter().map(|path| path.as_os_str().as_bytes().to_vec().into()).collect(),
     };
     Ok(Saved { journal: OpenJournal { place: saving.place.clone(), id, journal }, unsaved })
@@ -150,6 +153,7 @@ fn sources(
 ) -> (Vec<RawSource>, Vec<JournalItem>) {
     let mut sources: Vec<RawSource> = Vec::new();
     let mut journal_items = Vec::new();
+    let stale = stale_beside(items, plans);
     for (number, ((item, target), plan)) in items.iter().zip(targets).zip(plans).enumerate() {
         let is_part = !item.is_whole() && to == SaveTo::Undo;
         let saved_as = if is_part { format!("{}_part{number}", item.source) } else { item.source.clone() };
@@ -171,11 +175,48 @@ fn sources(
             name: saved_as,
             kind: item.kind,
             path: if is_part { target.path() } else { target.base.clone() },
-            exclude: if is_part { Vec::new() } else { item.exclude.clone() },
+            exclude: if is_part { Vec::new() } else { but(&item.exclude, stale.get(&item.source)) },
             with_sidecars: item.is_database() || (is_part && is_file),
             goal: item.goal.root.clone().filter(|_| is_compared),
             compared: if is_compared { std::mem::take(&mut plan.compared) } else { HashMap::new() },
         });
     }
     (sources, journal_items)
+}
+
+/// Files beside databases that will be removed, by source and path below it.
+fn stale_beside(items: &[RestoreItem], plans: &[Plan]) -> HashMap<String, Vec<Vec<u8>>> {
+    let mut found: HashMap<String, Vec<Vec<u8>>> = HashMap::new();
+    for (item, plan) in items.iter().zip(plans) {
+        for step in &plan.steps {
+            let Action::Database(change) = &step.action else { continue };
+            let path = item.part.join(OsStr::from_bytes(&step.path));
+            let beside = change.stale.iter().map(|name| path.with_file_name(OsStr::from_bytes(name)));
+            let beside = beside.map(|path| path.into_os_string().into_vec());
+            found.entry(item.source.clone()).or_default().extend(beside);
+        }
+    }
+    found
+}
+
+/// The patterns, but for these files: what is removed is saved, whatever they say.
+fn but(patterns: &[String], files: Option<&Vec<Vec<u8>>>) -> Vec<String> {
+    let mut patterns = patterns.to_vec();
+    if patterns.is_empty() {
+        return patterns;
+    }
+    for file in files.into_iter().flatten() {
+        let mut pattern = "!/".to_owned();
+        for character in String::from_utf8_lossy(file).chars() {
+            match character {
+                char::REPLACEMENT_CHARACTER => pattern.push('*'),
+                '\\' | '*' | '?' | '[' | ']' | '{' | '}' | '!' | '#' | ' ' => {
+                    pattern.extend(['\\', character])
+                }
+                _ => pattern.push(character),
+            }
+        }
+        patterns.push(pattern);
+    }
+    patterns
 }

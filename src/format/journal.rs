@@ -69,6 +69,9 @@ pub struct Journal {
     /// Owner and group that everything is given to; absent: as recorded.
     pub owner: Option<(u32, u32)>,
     pub items: Vec<JournalItem>,
+    /// The restore that this one undoes, by its id; absent: it is no rollback.
+    #[serde(default)]
+    pub undoes: Option<String>,
     /// Directories above the targets that did not exist, outermost first.
     pub made: Vec<serde_bytes::ByteBuf>,
 }

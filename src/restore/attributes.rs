@@ -2,8 +2,8 @@
 
 use super::report::{Owner, Placed};
 use crate::format::{Entry, EntryKind};
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat};
 use rustix::fs::XattrFlags;
@@ -11,7 +11,7 @@ use std::ffi::{CString, OsStr};
 use std::fs::Metadata;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What is to be done about one name's attributes.
@@ -50,7 +50,7 @@ pub fn set_attributes(
 ) {
     let name = OsStr::from_bytes(&entry.name);
     let path = path_of(directory, entry);
-    let Needed { owner: is_others, mode, time, removed, set } = needed(&path, entry, owner);
+    let Needed { owner: is_others, mode, time, mut removed, mut set } = needed(&path, entry, owner);
     if is_others {
         let (uid, gid) = owner.of(entry);
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -58,14 +58,23 @@ pub fn set_attributes(
             placed.problem(shown, format!("its owner could not be set: {errno}"));
         }
     }
-    // Changing the owner clears set-user-id, so the mode comes after it.
-    if (mode || is_others) && entry.kind != EntryKind::Symlink {
-        let permissions = std::fs::Permissions::from_mode(entry.mode);
-        if let Err(error) = std::fs::set_permissions(&path, permissions) {
-            placed.problem(shown, format!("its mode could not be set: {error}"));
-        }
+    if is_others {
+        // A change of owner takes capabilities away.
+        (removed, set) = extended(&path, entry);
+    }
+    let is_link = entry.kind == EntryKind::Symlink;
+    if !set.is_empty() && !is_link {
+        // Who isn't root sets attributes of files that he may write.
+        let _ = set_mode(directory, name, entry.mode | 0o200);
     }
     set_extended(&path, &removed, &set, shown, placed);
+    // Changing the owner clears set-user-id, so the mode comes after it.
+    if (mode || is_others || !set.is_empty())
+        && !is_link
+        && let Err(errno) = set_mode(directory, name, entry.mode)
+    {
+        placed.problem(shown, format!("its mode could not be set: {errno}"));
+    }
     if time {
         let (seconds, nanos) =
             (entry.mtime_ns.div_euclid(1_000_000_000), entry.mtime_ns.rem_euclid(1_000_000_000));
@@ -75,6 +84,14 @@ pub fn set_attributes(
             placed.problem(shown, format!("its modification time could not be set: {errno}"));
         }
     }
+}
+
+/// Sets the mode of what lies at a name; a symlink isn't followed, whoever may have put one there.
+fn set_mode(directory: BorrowedFd<'_>, name: &OsStr, mode: u32) -> nix::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = openat(directory, name, flags, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
+    fchmodat(AT_FDCWD, path.as_str(), Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
 }
 
 /// Works however long the real path is.

@@ -128,12 +128,17 @@ impl Unnamed {
         match openat(directory, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(file) => Ok(Self { file: File::from(file), is_named: false }),
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {
-                let file = create_file(directory, name, shown)?;
-                mark(&file, shown)?;
-                Ok(Self { file, is_named: true })
+                Self::create_marked(directory, name, shown)
             }
             Err(errno) => Err(RestoreError::io("create", shown, errno)),
         }
+    }
+
+    /// Makes it with its name, and marked.
+    pub fn create_marked(directory: BorrowedFd<'_>, name: &[u8], shown: &Path) -> Result<Self, RestoreError> {
+        let file = create_file(directory, name, shown)?;
+        mark(&file, shown)?;
+        Ok(Self { file, is_named: true })
     }
 
     /// Gives it its name, if it has none.

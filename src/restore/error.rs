@@ -25,6 +25,12 @@ pub enum RestoreError {
     Unchecked { name: String, source: io::Error },
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+    #[error("{one} and {other} would both be restored to {path}")]
+    Overlap { one: String, other: String, path: PathBuf },
+    #[error("{path} is in the way, and holds {kept}, which the snapshot left out and which would be lost")]
+    HoldsLeftOut { path: PathBuf, kept: PathBuf },
+    #[error("{path} is a device: that is no place to restore to")]
+    Device { path: PathBuf },
     #[error("interrupted")]
     Interrupted,
 }

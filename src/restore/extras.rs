@@ -3,7 +3,6 @@
 use super::target::join;
 use crate::source::Excludes;
 use std::collections::HashSet;
-use std::path::Path;
 
 /// What happens to entries in the target that the snapshot doesn't have.
 #[derive(Debug, Clone)]
@@ -16,8 +15,14 @@ pub enum Extras {
 }
 
 impl Extras {
+    /// What the snapshot noted as left out at this very path below the target: it couldn't be read.
+    pub fn is_noted(&self, path: &[u8]) -> bool {
+        let Self::RemoveExcept { left_out, part, .. } = self else { return false };
+        left_out.contains(&[part.as_slice(), path].concat())
+    }
+
     /// The name in the directory at `above` (below the target) stays, or everything in that directory does.
-    pub fn stays(&self, above: &[u8], name: &[u8], root: &Path) -> bool {
+    pub fn stays(&self, above: &[u8], name: &[u8], is_directory: bool) -> bool {
         let Self::RemoveExcept { left_out, patterns, part } = self else { return true };
         let matches = |place: &[u8], is_directory: bool| {
             left_out.contains(place)
@@ -26,8 +31,6 @@ impl Extras {
         let directory = [part.as_slice(), above].concat();
         let path = join(above, name);
         let place = [part.as_slice(), &path].concat();
-        let real = root.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&path));
-        let is_directory = real.symlink_metadata().is_ok_and(|found| found.is_dir());
         matches(directory.strip_suffix(b"/").unwrap_or(&directory), true) || matches(&place, is_directory)
     }
 }

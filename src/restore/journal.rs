@@ -131,6 +131,22 @@ impl JournalPlace {
                 drop(self.remove(&open.id));
             }
         }
+        self.remove_abandoned();
+    }
+
+    /// What runs have left that were killed or refused before they wrote a journal: nothing was changed by them. A young one
+    /// may still be at work.
+    fn remove_abandoned(&self) {
+        let day_ago = Stamp::from_nanos(now_nanos()).unix().saturating_sub(24 * 3600);
+        let is_abandoned = |id: &str| {
+            let begun = id.split('-').next().and_then(Stamp::parse);
+            begun.is_some_and(|begun| begun.unix() < day_ago) && !self.directory(id).join("journal").exists()
+        };
+        for item in std::fs::read_dir(self.root.join("restores")).into_iter().flatten().flatten() {
+            if let Some(id) = item.file_name().to_str().filter(|id| is_abandoned(id)) {
+                drop(std::fs::remove_dir_all(self.directory(id)));
+            }
+        }
     }
 
     fn backend(&self) -> LocalBackend {
@@ -150,6 +166,12 @@ impl OpenJournal {
     /// Its file.
     pub fn path(&self) -> PathBuf {
         self.place.directory(&self.id).join("journal")
+    }
+
+    /// Nobody has gone on with it since it was read.
+    pub fn is_as_read(&self) -> bool {
+        let now = self.place.backend().get(&key(&self.id)).ok();
+        now.is_some_and(|bytes| bytes == self.journal.encode())
     }
 
     /// The target may be a mix of old and new.

@@ -1,7 +1,8 @@
 //! Hard links: entries of a source that are one file, and files that have names elsewhere.
 
-use crate::format::{Entry, Link};
-use nix::sys::stat::FileStat;
+use super::target::join;
+use crate::format::{Entry, EntryKind, Link};
+use crate::repository::{Repository, RepositoryError};
 use std::collections::HashMap;
 
 /// A file's device and inode.
@@ -36,14 +37,23 @@ impl HardLinks {
         let Link { dev, ino, .. } = entry.link?;
         self.groups.get(&(dev, ino))?.inode
     }
+}
 
-    /// The file has more names than the snapshot's, or shares them with another group of it: written in place it would
-    /// change under these too.
-    pub fn has_other_names(&self, present: &FileStat, entry: &Entry) -> bool {
-        if present.st_nlink < 2 {
-            return false;
+/// The paths of each hard-linked file below a root, by what the snapshot knows it as.
+pub fn names_of_links(
+    repository: &Repository,
+    root: &Entry,
+) -> Result<HashMap<Inode, Vec<Vec<u8>>>, RepositoryError> {
+    let mut found: HashMap<Inode, Vec<Vec<u8>>> = HashMap::new();
+    let mut waiting = vec![(Vec::new(), root.clone())];
+    while let Some((path, entry)) = waiting.pop() {
+        if let Some(link) = entry.link {
+            found.entry((link.dev, link.ino)).or_default().push(path.clone());
         }
-        let Some(link) = entry.link else { return true };
-        self.inode_of_first(entry) != Some((present.st_dev, present.st_ino)) && present.st_nlink > link.count
+        if entry.kind == EntryKind::Directory {
+            let below = repository.entries(&entry.content)?;
+            waiting.extend(below.into_iter().map(|entry| (join(&path, &entry.name), entry)));
+        }
     }
+    Ok(found)
 }

@@ -20,10 +20,16 @@ pub fn create_file(directory: BorrowedFd<'_>, name: &[u8], shown: &Path) -> Resu
         .map_err(|errno| RestoreError::io("create", shown, errno))
 }
 
-/// A new directory, as private.
+/// A new directory, as private. One that is there by now is as good: another target of the same restore may lie in it.
 pub fn make_directory(directory: BorrowedFd<'_>, name: &[u8], shown: &Path) -> Result<(), RestoreError> {
-    mkdirat(directory, OsStr::from_bytes(name), Mode::S_IRWXU)
-        .map_err(|errno| RestoreError::io("create", shown, errno))
+    let fail = |errno| RestoreError::io("create", shown, errno);
+    match mkdirat(directory, OsStr::from_bytes(name), Mode::S_IRWXU) {
+        Err(Errno::EEXIST) => {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            openat(directory, OsStr::from_bytes(name), flags, Mode::empty()).map(drop).map_err(fail)
+        }
+        other => other.map_err(fail),
+    }
 }
 
 /// A symlink, FIFO or device.

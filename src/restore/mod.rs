@@ -12,6 +12,7 @@ mod extras;
 mod guard;
 mod holes;
 mod journal;
+mod leaving;
 mod links;
 mod make;
 mod place;

@@ -55,6 +55,8 @@ pub enum Action {
     /// These chunks are written into the file, its length and holes set.
     Write {
         differing: Box<[u32]>,
+        /// Its length is another now.
+        resizes: bool,
     },
     Database(DatabaseChange),
     /// Owner, mode, times or extended attributes are set.
@@ -69,6 +71,21 @@ pub struct Step {
     pub action: Action,
     /// Bytes that will be written at most; exactly if everything is to be listed.
     pub bytes: u64,
+}
+
+impl Step {
+    /// The directory above the target gains or loses names.
+    pub fn changes_names_at_target(&self) -> bool {
+        let changes = match &self.action {
+            Action::Delete | Action::Create | Action::Replace | Action::Link { .. } => true,
+            Action::Database(change) => {
+                let overwrites = matches!(change.main, Main::Overwrite { .. });
+                !overwrites || !change.stale.is_empty() || !change.beside.is_empty()
+            }
+            Action::Keep | Action::Write { .. } | Action::Attributes => false,
+        };
+        self.path.is_empty() && changes
+    }
 }
 
 /// Everything that will happen to one target, in depth-first order, directories after what they hold.
@@ -106,7 +123,7 @@ impl Plan {
         self.steps.iter().find(|step| match &step.action {
             Action::Keep | Action::Attributes => false,
             // Holes that can't be made leave the content as it is.
-            Action::Write { differing } => !differing.is_empty(),
+            Action::Write { differing, resizes } => *resizes || !differing.is_empty(),
             _ => true,
         })
     }

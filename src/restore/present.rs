@@ -37,23 +37,27 @@ impl Present {
             self.mount_points.push(shown.to_owned());
             return Ok(());
         }
-        match kind_of(stat) {
-            Some(EntryKind::Directory) => {
-                let below = open_below(directory, name, shown)?;
-                for inner in names(below.as_fd(), shown)? {
-                    let path = shown.join(OsStr::from_bytes(&inner));
-                    if let Some(stat) = stat_at(below.as_fd(), &inner, &path)? {
-                        self.note_leaving(below.as_fd(), &inner, &stat, &path)?;
-                    }
+        if kind_of(stat) == Some(EntryKind::Directory) {
+            let below = open_below(directory, name, shown)?;
+            for inner in names(below.as_fd(), shown)? {
+                let path = shown.join(OsStr::from_bytes(&inner));
+                if let Some(stat) = stat_at(below.as_fd(), &inner, &path)? {
+                    self.note_leaving(below.as_fd(), &inner, &stat, &path)?;
                 }
             }
-            Some(EntryKind::File) => self.files.push(shown.to_owned()),
-            _ => {}
+        }
+        self.note_one(stat, shown);
+        Ok(())
+    }
+
+    /// Notes a name that goes by itself.
+    pub fn note_one(&mut self, stat: &FileStat, shown: &Path) {
+        if kind_of(stat) == Some(EntryKind::File) {
+            self.files.push(shown.to_owned());
         }
         if stat.st_nlink == 1 {
             self.freed_bytes += (stat.st_blocks as u64).saturating_mul(512);
         }
-        Ok(())
     }
 }
 

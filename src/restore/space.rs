@@ -36,8 +36,10 @@ pub fn shortage(plans: &[(&Target, &Plan)], scratch: &Path) -> Option<Shortage> 
     wanted.into_values().find_map(|(place, needed, freed)| {
         let needed_bytes = needed.saturating_sub(freed);
         let free_bytes = free_at(&place)?;
-        let is_short = needed_bytes > 0 && needed_bytes.saturating_add(SLACK_BYTES) > free_bytes;
-        is_short.then_some(Shortage { place, needed_bytes, free_bytes })
+        // Said is what was compared.
+        let with_slack = needed_bytes.saturating_add(SLACK_BYTES);
+        let is_short = needed_bytes > 0 && with_slack > free_bytes;
+        is_short.then_some(Shortage { place, needed_bytes: with_slack, free_bytes })
     })
 }
 

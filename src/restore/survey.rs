@@ -4,22 +4,23 @@ use super::attributes::attributes_differ;
 use super::content::Contents;
 use super::error::RestoreError;
 use super::extras::Extras;
-use super::links::HardLinks;
+use super::links::{HardLinks, Inode, names_of_links};
 use super::plan::{Action, DatabaseChange, Goal, Main, Plan, Step};
 use super::present::{Present, kind_of, stat_at};
 use super::remove::{is_mount_point, names, open_below};
 use super::report::Owner;
 use super::sidecars::{Groups, Siblings, goal_is_database, sidecar_names};
-use super::target::{Target, Way, join};
+use super::target::{Target, Way, changeable, join};
 use crate::format::{Captured, Entry, EntryKind};
 use crate::progress::Progress;
 use crate::repository::Repository;
 use nix::sys::stat::FileStat;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// How to plan.
 #[derive(Debug, Clone)]
@@ -41,6 +42,9 @@ pub struct Surveyor<'s> {
     pub(super) plan: Plan,
     pub(super) present: Present,
     links: HardLinks,
+    /// Where all names of each hard-linked file shall be, once asked for.
+    names_of_links: Option<HashMap<Inode, Vec<Vec<u8>>>>,
+    goal: Option<Entry>,
     is_raw: bool,
     root: PathBuf,
 }
@@ -55,16 +59,32 @@ pub fn survey(
 ) -> Result<Plan, RestoreError> {
     let (plan, present, links) = (Plan::default(), Present::default(), HardLinks::default());
     let (is_raw, root) = (goal.is_raw, target.path());
-    let mut surveyor = Surveyor { repository, options, progress, plan, present, links, is_raw, root };
+    let (names_of_links, goal_root) = (None, goal.root.clone());
+    let mut surveyor = Surveyor {
+        repository,
+        options,
+        progress,
+        plan,
+        present,
+        links,
+        names_of_links,
+        goal: goal_root,
+        is_raw,
+        root,
+    };
     match (Way::open(target)?, &goal.root) {
         (Some(mut way), _) => {
             let (above, name) = way.to(b"")?;
             surveyor.target(above, &name, goal)?;
             surveyor.guard_by_keystone(&mut way)?;
+            if surveyor.plan.steps.iter().any(Step::changes_names_at_target) {
+                changeable(way.above(), &target.path().with_file_name(""))?;
+            }
         }
         (None, Some(root)) => {
             let siblings = Siblings { present: Vec::new(), goal: goal.sidecars.clone() };
             surveyor.make(root, b"", Action::Create, siblings)?;
+            target.can_be_made()?;
         }
         (None, None) => {}
     }
@@ -101,14 +121,14 @@ impl Surveyor<'_> {
         if stat.is_some() && is_mount_point(above, name) {
             return Err(RestoreError::MountPoint { path: shown, wanted: "name that is gone" });
         }
-        if let Some(stat) = &stat {
-            self.present.note_leaving(above, name, stat, &shown)?;
-        }
         let is_file = stat.as_ref().is_none_or(|stat| kind_of(stat) == Some(EntryKind::File));
         let changes = stat.is_some() || siblings.present != siblings.names();
-        if !is_file {
-            self.step(b"", Action::Delete, 0);
+        if let (Some(stat), false) = (&stat, is_file) {
+            self.leave(above, name, b"", stat)?;
         } else if changes {
+            if let Some(stat) = &stat {
+                self.present.note_one(stat, &shown);
+            }
             self.note_beside(above, b"", &siblings)?;
             let beside = siblings.names();
             let change = DatabaseChange { main: Main::Remove, stale: siblings.present, beside };
@@ -133,11 +153,19 @@ impl Surveyor<'_> {
         let Some(stat) = stat_at(directory, &entry.name, &shown)? else {
             return self.make(entry, path, Action::Create, siblings);
         };
+        let is_device = matches!(kind_of(&stat), Some(EntryKind::CharDevice | EntryKind::BlockDevice));
+        if is_device && path.is_empty() && kind_of(&stat) != Some(entry.kind) {
+            return Err(RestoreError::Device { path: shown });
+        }
+        if self.options.extras.is_noted(path) {
+            self.keep(path);
+            return Ok(false);
+        }
         if kind_of(&stat) != Some(entry.kind) {
             if is_mount_point(directory, &entry.name) {
                 return Err(RestoreError::MountPoint { path: shown, wanted: "file of another kind" });
             }
-            self.present.note_leaving(directory, &entry.name, &stat, &shown)?;
+            self.give_way(directory, &entry.name, path, &stat, "file of another kind")?;
             return self.make(entry, path, Action::Replace, siblings);
         }
         match entry.kind {
@@ -203,7 +231,7 @@ impl Surveyor<'_> {
     ) -> Result<bool, RestoreError> {
         let shown = self.shown(path);
         let is_mount = is_mount_point(directory, &entry.name);
-        if !is_mount && self.links.has_other_names(stat, entry) {
+        if !is_mount && self.has_other_names(stat, entry)? {
             // Written in place it would change under its other names too, which may lie outside the source.
             self.present.note_leaving(directory, &entry.name, stat, &shown)?;
             return self.make(entry, path, Action::Replace, siblings);
@@ -234,8 +262,12 @@ impl Surveyor<'_> {
         let directory = opened.as_fd();
         let entries = self.repository.entries(&entry.content)?;
         let present = names(directory, &shown)?;
-        let (extras, root) = (&self.options.extras, self.root.clone());
-        let goes = |name: &[u8]| !extras.stays(path, name, &root);
+        let extras = &self.options.extras;
+        let is_directory = |name: &[u8]| {
+            let stat = stat_at(directory, name, Path::new("")).ok().flatten();
+            stat.is_some_and(|stat| kind_of(&stat) == Some(EntryKind::Directory))
+        };
+        let goes = |name: &[u8]| !extras.stays(path, name, is_directory(name));
         let mut groups = Groups::of(self.repository, directory, &entries, &present, &goes)?;
         let wanted: HashSet<&[u8]> = entries.iter().map(|entry| entry.name.as_slice()).collect();
         let extra = |name: &&Vec<u8>| !wanted.contains(name.as_slice()) && !groups.holds(name) && goes(name);
@@ -244,11 +276,7 @@ impl Surveyor<'_> {
             let path = join(path, name);
             let shown = self.shown(&path);
             let Some(stat) = stat_at(directory, name, &shown)? else { continue };
-            self.present.note_leaving(directory, name, &stat, &shown)?;
-            if !is_mount_point(directory, name) {
-                self.step(&path, Action::Delete, 0);
-                changes = true;
-            }
+            changes |= self.leave(directory, name, &path, &stat)?;
         }
         for below in &entries {
             if !groups.holds(&below.name) {
@@ -256,7 +284,31 @@ impl Surveyor<'_> {
                 changes |= self.entry(directory, below, &join(path, &below.name), siblings)?;
             }
         }
+        if changes {
+            changeable(directory, &shown)?;
+        }
         Ok(changes)
+    }
+
+    /// The file has names that are none of the snapshot's for the same file: written in place it would change under these
+    /// too, wherever they are.
+    fn has_other_names(&mut self, present: &FileStat, entry: &Entry) -> Result<bool, RestoreError> {
+        let inode = (present.st_dev, present.st_ino);
+        if present.st_nlink < 2 || self.links.inode_of_first(entry) == Some(inode) {
+            return Ok(false);
+        }
+        let Some(link) = entry.link else { return Ok(true) };
+        if self.names_of_links.is_none() {
+            let names = self.goal.clone().map(|root| names_of_links(self.repository, &root)).transpose()?;
+            self.names_of_links = Some(names.unwrap_or_default());
+        }
+        let names = self.names_of_links.as_ref().and_then(|links| links.get(&(link.dev, link.ino)));
+        let is_here = |path: &&Vec<u8>| {
+            let found = self.shown(path).symlink_metadata();
+            found.is_ok_and(|found| (found.dev(), found.ino()) == inode)
+        };
+        let here = names.into_iter().flatten().filter(is_here).count() as u64;
+        Ok(present.st_nlink > here)
     }
 
     /// What lies beside a database that will be overwritten goes, or is made anew.

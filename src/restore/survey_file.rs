@@ -12,9 +12,9 @@ use crate::format::{Captured, Entry, EntryKind, FileState};
 use crate::hold::open_file_at;
 use crate::source::Compared;
 use crate::stamp::now_nanos;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::FileStat;
-use nix::unistd::{AccessFlags, faccessat};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{FileStat, Mode};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -70,14 +70,16 @@ impl Surveyor<'_> {
             contents.bytes_of(&differing)
         };
         if !is_database {
-            self.step(path, Action::Write { differing }, bytes);
+            let resizes = stat.st_size as u64 != entry.size;
+            self.step(path, Action::Write { differing, resizes }, bytes);
             return Ok(false);
         }
         let beside = siblings.names();
         let bytes = bytes + siblings.goal.iter().map(Entry::content_bytes).sum::<u64>();
+        let changes_names = !siblings.goal.is_empty() || !siblings.present.is_empty();
         let change = DatabaseChange { main: Main::Overwrite { differing }, stale: siblings.present, beside };
         self.step(path, Action::Database(change), bytes);
-        Ok(!siblings.goal.is_empty())
+        Ok(changes_names)
     }
 
     /// Whether the file is to be overwritten in a database's order. Whoever holds locks on it is looked for.
@@ -185,8 +187,13 @@ impl Surveyor<'_> {
     }
 }
 
-/// A file that can't be written is better found now than midway.
+/// A file that can't be written is better found now than midway. Opening tells more than permissions do: a file may be
+/// immutable, take only appends, or be a program that runs.
 fn writable(directory: BorrowedFd<'_>, name: &[u8], shown: &Path) -> Result<(), RestoreError> {
-    faccessat(directory, OsStr::from_bytes(name), AccessFlags::W_OK, AtFlags::AT_EACCESS)
-        .map_err(|errno| RestoreError::Unwritable { path: shown.to_owned(), source: errno.into() })
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    match openat(directory, OsStr::from_bytes(name), flags, Mode::empty()) {
+        // Somebody holds a lease: whether the file is in use is asked later.
+        Ok(_) | Err(Errno::EWOULDBLOCK) => Ok(()),
+        Err(errno) => Err(RestoreError::Unwritable { path: shown.to_owned(), source: errno.into() }),
+    }
 }

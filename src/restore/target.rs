@@ -2,8 +2,9 @@
 
 use super::error::RestoreError;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{AccessFlags, faccessat};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -28,13 +29,27 @@ impl Target {
                 return Err(RestoreError::DanglingLink { path: self.base.clone() });
             }
             Err(_) => {
-                let above = self.base.parent().and_then(|above| above.canonicalize().ok());
-                above
-                    .zip(self.base.file_name())
-                    .map_or_else(|| self.base.clone(), |(above, name)| above.join(name))
+                let there = self.base.ancestors().find(|above| above.symlink_metadata().is_ok());
+                let there = there.unwrap_or(Path::new("/"));
+                let real = there.canonicalize();
+                if real.is_err() && there.is_symlink() {
+                    return Err(RestoreError::DanglingLink { path: there.to_owned() });
+                }
+                let missing = self.base.strip_prefix(there).unwrap_or(Path::new(""));
+                real.map_or_else(|_| self.base.clone(), |real| real.join(missing))
             }
         };
         Ok(Self { base, part: self.part.clone() })
+    }
+
+    /// The directories above that don't exist can be made.
+    pub fn can_be_made(&self) -> Result<(), RestoreError> {
+        let path = self.path();
+        let there = path.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok());
+        let there = there.unwrap_or(Path::new("/"));
+        let directory = open(there, DIRECTORY.difference(OFlag::O_NOFOLLOW), Mode::empty())
+            .map_err(|errno| RestoreError::io("open", there, errno))?;
+        changeable(directory.as_fd(), there)
     }
 
     /// The place as a path.
@@ -150,6 +165,12 @@ impl Way {
     pub fn shown(&self, path: &[u8]) -> PathBuf {
         if path.is_empty() { self.path.clone() } else { self.path.join(OsStr::from_bytes(path)) }
     }
+}
+
+/// A directory that can't gain or lose names is better found before anything is changed.
+pub fn changeable(directory: BorrowedFd<'_>, shown: &Path) -> Result<(), RestoreError> {
+    faccessat(directory, ".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)
+        .map_err(|errno| RestoreError::Unwritable { path: shown.to_owned(), source: errno.into() })
 }
 
 /// A path below a target.

@@ -38,7 +38,7 @@ pub struct Worker<'w> {
     /// Databases that are being overwritten: whoever wants to open one waits until it is whole.
     pub(super) held: HashMap<Vec<u8>, Overwritten>,
     /// Databases that have no name yet.
-    pub(super) made: Vec<(Vec<u8>, Entry, Unnamed)>,
+    pub(super) made: Vec<(Vec<u8>, Entry, Option<Unnamed>)>,
     pub(super) made_paths: BTreeSet<Vec<u8>>,
 }
 
@@ -91,7 +91,7 @@ impl<'w> Worker<'w> {
                     durable.watch(self.way.to(&step.path)?.0)?;
                     self.create(&step.path, &entry, placed, durable)?;
                 }
-                Action::Write { differing } => self.overwrite(&step.path, differing, placed)?,
+                Action::Write { differing, .. } => self.overwrite(&step.path, differing, placed)?,
                 Action::Database(change) => self.fill_database(&step.path, change, placed)?,
                 Action::Attributes => {
                     let entry = self.entry(&step.path)?;

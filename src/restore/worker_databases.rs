@@ -111,10 +111,16 @@ impl Worker<'_> {
         let shown = self.way.shown(path);
         let contents = Contents::open(self.order.repository, entry)?;
         let (directory, name) = self.way.to(path)?;
-        let made = Unnamed::create(directory, &name, &shown)?;
+        // Nameless files live as long as they are open, and so many can't be.
+        let is_kept_open = self.made.len() < HELD_MOST;
+        let made = if is_kept_open {
+            Unnamed::create(directory, &name, &shown)?
+        } else {
+            Unnamed::create_marked(directory, &name, &shown)?
+        };
         placed.written_bytes += fill(&contents, &made.file, &contents.all(), &shown, self.progress)?;
         self.made_paths.insert(path.to_owned());
-        self.made.push((path.to_owned(), entry.clone(), made));
+        self.made.push((path.to_owned(), entry.clone(), Some(made).filter(|_| is_kept_open)));
         Ok(())
     }
 
@@ -136,9 +142,17 @@ impl Worker<'_> {
         for (path, entry, made) in std::mem::take(&mut self.made) {
             let shown = self.way.shown(&path);
             let contents = Contents::open(self.order.repository, &entry)?;
-            placed.written_bytes += unmark(&contents, &made.file, &shown)?;
             let (directory, name) = self.way.to(&path)?;
-            made.publish(directory, &name, &shown)?;
+            match made {
+                Some(made) => {
+                    placed.written_bytes += unmark(&contents, &made.file, &shown)?;
+                    made.publish(directory, &name, &shown)?;
+                }
+                None => {
+                    let over = Overwritten::open(directory, &name, &shown, true)?;
+                    placed.written_bytes += unmark(&contents, &over.file, &shown)?;
+                }
+            }
             placed.written_files += 1;
             self.set_attributes(&path, &entry, placed)?;
         }

@@ -2,6 +2,7 @@
 
 use super::choose::verify_of;
 use super::in_place::{self, Job};
+use super::refuse;
 use super::told::Told;
 use crate::cli::args;
 use crate::cli::context::Context;
@@ -9,16 +10,16 @@ use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::report::Report;
 use crate::flow::{RestoreItem, open_undo};
-use crate::format::{JournalItem, Manifest, RestoreState, SnapshotRef};
+use crate::format::{JournalItem, Manifest, RestoreState, SnapshotRef, SourceRecord};
 use crate::progress::Progress;
 use crate::repository::Repository;
-use crate::restore::{OpenJournal, Owner};
+use crate::restore::{OpenJournal, Owner, Target};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Finishes, or undoes, the last in-place restore.
+/// Finishes, or undoes, an in-place restore.
 pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress) -> Result<Report, Failure> {
     let opened = context.open().map(Arc::new);
     let id = opened.as_ref().ok().map(|repository| repository.id());
@@ -29,27 +30,47 @@ pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress
         .flat_map(|config| &config.sources)
         .map(|source| source.spec.path.as_path())
         .collect();
-    // Found by the repository, or by the places that the config names.
-    let own = journals.into_iter().filter(|open| {
-        Some(open.journal.repository) == id || configured.iter().any(|place| open.concerns(place))
-    });
-    let open = last(own.collect(), arguments.resume)?;
-    let verb = if arguments.resume { "finishing" } else { "undoing" };
-    let told = format!(
-        "{verb} the restore of snapshot {} that is {} (journal: {})",
-        open.journal.goal.stamp,
-        state_word(open.journal.state),
-        open.path().display()
-    );
+    // Found by its id, by the repository, or by the places that the config names.
+    let is_own = |open: &OpenJournal| match &arguments.journal {
+        Some(wanted) => open.id == *wanted,
+        None => Some(open.journal.repository) == id || configured.iter().any(|place| open.concerns(place)),
+    };
+    let own: Vec<OpenJournal> = journals.iter().filter(|open| is_own(open)).cloned().collect();
+    let open = last(own, arguments.resume)?;
+    let undone = undone_by(&journals, &open).filter(|_| is_open(&open));
+    // Repeating a rollback that was interrupted finishes it.
+    let goes_on = arguments.resume || undone.is_some();
+    let verb = if goes_on { "finishing" } else { "undoing" };
+    let what = match &undone {
+        Some(undone) => {
+            format!("the rollback of the restore of snapshot {}, which was", undone.journal.goal.stamp)
+        }
+        None => format!("the restore of snapshot {} that is", open.journal.goal.stamp),
+    };
+    let told =
+        format!("{verb} {what} {} (journal: {})", state_word(open.journal.state), open.path().display());
     progress.begin(&told, None);
-    let job =
-        if arguments.resume { resume(context, arguments, open, opened?)? } else { rollback(open, opened)? };
+    let job = if goes_on {
+        resume(context, arguments, open, undone, opened?)?
+    } else {
+        rollback(context, open, opened)?
+    };
     let report = in_place::run(context, arguments, job, progress);
     report.map(|mut report| {
         report.lines.insert(0, told);
         report.warnings.splice(0..0, warnings);
         report
     })
+}
+
+/// The restore that this one takes back.
+fn undone_by(journals: &[OpenJournal], open: &OpenJournal) -> Option<OpenJournal> {
+    let undone = open.journal.undoes.as_ref()?;
+    journals.iter().find(|other| other.id == *undone).cloned()
+}
+
+fn is_open(open: &OpenJournal) -> bool {
+    matches!(open.journal.state, RestoreState::Begun | RestoreState::Placed)
 }
 
 fn state_word(state: RestoreState) -> &'static str {
@@ -63,10 +84,8 @@ fn state_word(state: RestoreState) -> &'static str {
 
 /// The newest one that can be gone on with: an interrupted one before a finished one.
 fn last(own: Vec<OpenJournal>, resumes: bool) -> Result<OpenJournal, Failure> {
-    let is_open =
-        |open: &&OpenJournal| matches!(open.journal.state, RestoreState::Begun | RestoreState::Placed);
     let finished = |open: &&OpenJournal| open.journal.state == RestoreState::Finished;
-    let unfinished = own.iter().rfind(is_open);
+    let unfinished = own.iter().rfind(|open| is_open(open));
     let found = if resumes { unfinished } else { unfinished.or_else(|| own.iter().rfind(finished)) };
     found.cloned().ok_or_else(|| {
         let message = if resumes { "there is no restore to resume" } else { "there is no restore to undo" };
@@ -89,48 +108,67 @@ fn resume(
     context: &Context,
     arguments: &args::Restore,
     open: OpenJournal,
+    undone: Option<OpenJournal>,
     repository: Arc<Repository>,
 ) -> Result<Job, Failure> {
-    // A restore of a safety snapshot's state that was kept beside another journal reads from there.
+    // A restore of the state that was kept beside another journal reads from there.
     let goal = open.journal.goal;
-    let (goals, manifest) = find_manifest(&open, &goal, &repository)?;
+    let (goals, manifest, kept_by) = find_goal(&open, &goal, &repository)?;
     let mut items = Vec::new();
     for item in &open.journal.items {
-        let (part, base) = (path_of(&item.part), path_of(&item.base));
-        let mut item = item_of(&goals, &manifest, &item.source, &part, base)?;
-        item.verify = verify_of(context, arguments, &item);
-        items.push(item);
+        let part = path_of(&item.part);
+        let target = Target { base: path_of(&item.base), part: part.clone() };
+        let kept = kept_by.iter().flat_map(|other| &other.journal.items);
+        let mut kept = kept.filter(|kept| kept.source == item.source && kept.base == item.base);
+        let mut restored = match kept.find(|kept| kept.saved_part == item.part) {
+            Some(kept) => from_undo(&goals, &manifest, kept)?,
+            None if open.journal.undoes.is_some() => {
+                let record = record_of(&manifest, &item.source)?;
+                RestoreItem::saved(&goals, record, manifest.is_safety(), &part, target)?
+            }
+            None => {
+                let record = record_of(&manifest, &item.source)?;
+                let found = RestoreItem::of(&goals, record, manifest.is_safety(), &part, target)?;
+                found.ok_or_else(|| not_held(&manifest, &item.source))?
+            }
+        };
+        restored.verify = verify_of(context, arguments, &restored);
+        items.push(restored);
     }
-    let told = Told::of(goal.stamp, &manifest);
+    let told = Told::of(context, goal.stamp, &manifest);
     let (owner, ends_as) = (owner_of(&open), RestoreState::Finished);
     let (repository, earlier) = (Some(repository), Some(open));
-    Ok(Job { goals, repository, items, owner, goal, told, earlier, ends_as })
+    Ok(Job { goals, repository, items, owner, goal, told, earlier, undone, ends_as })
 }
 
-/// The goal's manifest lies in the repository, or in the undo of an earlier restore that this one undid.
-fn find_manifest(
+/// The goal's manifest lies in the repository, or in the undo of an earlier restore, which this one undid.
+fn find_goal(
     open: &OpenJournal,
     goal: &SnapshotRef,
     repository: &Arc<Repository>,
-) -> Result<(Arc<Repository>, Manifest), Failure> {
+) -> Result<(Arc<Repository>, Manifest, Option<OpenJournal>), Failure> {
     let missing = match repository.read_manifest(&goal.manifest) {
-        Ok(manifest) => return Ok((Arc::clone(repository), manifest)),
+        Ok(manifest) => return Ok((Arc::clone(repository), manifest, None)),
         Err(error) => error,
     };
-    for other in open.place.list()?.list.iter().filter(|other| other.journal.has_undo) {
+    for other in open.place.list()?.list.into_iter().filter(|other| other.journal.has_undo) {
         if other.journal.before.manifest == goal.manifest
             && let Ok(undo) = open_undo(&other.place, &other.id)
         {
             let undo = undo.over(Arc::clone(repository));
             let manifest = undo.read_manifest(&goal.manifest)?;
-            return Ok((Arc::new(undo), manifest));
+            return Ok((Arc::new(undo), manifest, Some(other)));
         }
     }
-    Err(missing.into())
+    Err(refuse::by_gone(missing, goal.stamp, "--rollback brings back what was there before"))
 }
 
 /// What was saved goes back; the repository is needed only where it holds that.
-fn rollback(open: OpenJournal, repository: Result<Arc<Repository>, Failure>) -> Result<Job, Failure> {
+fn rollback(
+    context: &Context,
+    open: OpenJournal,
+    repository: Result<Arc<Repository>, Failure>,
+) -> Result<Job, Failure> {
     let goal = open.journal.before;
     let (goals, repository) = if open.journal.has_undo {
         let undo = open_undo(&open.place, &open.id)?;
@@ -142,39 +180,51 @@ fn rollback(open: OpenJournal, repository: Result<Arc<Repository>, Failure>) -> 
         let repository = repository?;
         (Arc::clone(&repository), Some(repository))
     };
-    let manifest = goals.read_manifest(&goal.manifest)?;
+    let gone = |error| refuse::by_gone(error, goal.stamp, "--resume finishes the restore instead");
+    let manifest = goals.read_manifest(&goal.manifest).map_err(gone)?;
     let mut items: Vec<RestoreItem> = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
-    for JournalItem { saved_as, saved_part, base, source, .. } in &open.journal.items {
-        if seen.contains(&saved_as.as_str()) {
+    let mut seen: Vec<(&str, &[u8])> = Vec::new();
+    for item in &open.journal.items {
+        // A safety snapshot holds the whole source; only what was restored of it goes back.
+        let part = if open.journal.has_undo { &item.saved_part } else { &item.part };
+        if seen.contains(&(&item.saved_as, part)) {
             continue;
         }
-        seen.push(saved_as);
-        let mut item = item_of(&goals, &manifest, saved_as, Path::new(""), path_of(base))?;
-        // An undo holds no more than the part that was overwritten.
-        item.target.part = path_of(saved_part);
-        item.part = path_of(saved_part);
-        item.source.clone_from(source);
-        items.push(item);
+        seen.push((&item.saved_as, part));
+        items.push(if open.journal.has_undo {
+            from_undo(&goals, &manifest, item)?
+        } else {
+            let record = record_of(&manifest, &item.saved_as)?;
+            let target = Target { base: path_of(&item.base), part: path_of(part) };
+            RestoreItem::saved(&goals, record, manifest.is_safety(), &path_of(part), target)?
+        });
     }
-    let told = Told::of(goal.stamp, &manifest);
+    let told = Told::of(context, goal.stamp, &manifest);
     // Owners are as they were.
-    let (owner, ends_as, earlier) = (Owner::AsRecorded, RestoreState::RolledBack, Some(open));
-    Ok(Job { goals, repository, items, owner, goal, told, earlier, ends_as })
+    let owner = Owner::AsRecorded;
+    let goes_back = is_open(&open);
+    let (earlier, undone) = if goes_back { (Some(open), None) } else { (None, Some(open)) };
+    let ends_as = if goes_back { RestoreState::RolledBack } else { RestoreState::Finished };
+    Ok(Job { goals, repository, items, owner, goal, told, earlier, undone, ends_as })
 }
 
-fn item_of(
-    goals: &Repository,
-    manifest: &Manifest,
-    source: &str,
-    part: &Path,
-    base: PathBuf,
-) -> Result<RestoreItem, Failure> {
-    let gone = || {
-        let message =
-            format!("snapshot {} doesn't hold {source}/{} any more", manifest.stamp, part.display());
-        Failure::new(ExitCode::Damaged, "repository_damaged", message).hint("nothing was changed")
-    };
-    let record = manifest.source(source).ok_or_else(gone)?;
-    RestoreItem::of(goals, record, manifest.is_safety(), part, base)?.ok_or_else(gone)
+/// An undo holds no more than the part that was overwritten, as a source of its own.
+fn from_undo(goals: &Repository, manifest: &Manifest, item: &JournalItem) -> Result<RestoreItem, Failure> {
+    let record = record_of(manifest, &item.saved_as)?;
+    let part = path_of(&item.saved_part);
+    let target = Target { base: path_of(&item.base), part: part.clone() };
+    let found = RestoreItem::of(goals, record, manifest.is_safety(), Path::new(""), target)?;
+    let mut restored = found.ok_or_else(|| not_held(manifest, &item.saved_as))?;
+    restored.part = part;
+    restored.source.clone_from(&item.source);
+    Ok(restored)
+}
+
+fn record_of<'m>(manifest: &'m Manifest, source: &str) -> Result<&'m SourceRecord, Failure> {
+    manifest.source(source).ok_or_else(|| not_held(manifest, source))
+}
+
+fn not_held(manifest: &Manifest, source: &str) -> Failure {
+    let message = format!("snapshot {} doesn't hold {source} any more", manifest.stamp);
+    Failure::new(ExitCode::Damaged, "repository_damaged", message).hint("nothing was changed")
 }

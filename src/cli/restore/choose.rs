@@ -10,7 +10,7 @@ use crate::config::parse_owner;
 use crate::flow::RestoreItem;
 use crate::format::{EntryKind, SourceKind, SourceRecord};
 use crate::repository::{Repository, Snapshot};
-use crate::restore::Owner;
+use crate::restore::{Owner, Target};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -38,11 +38,17 @@ pub fn choose(
         let base = destination(context, arguments, source)?;
         let parts = if parts.iter().any(|path| path.is_empty()) { Vec::new() } else { parts };
         // `a//b` and `a/./b` mean `a/b`; the way up is no way into a source.
-        let parts = parts.iter().map(|path| Path::new(path).components().collect());
-        let whole = std::iter::once(PathBuf::new()).filter(|_| parts.len() == 0);
-        for part in whole.chain(parts.clone()) {
+        let parts: Vec<PathBuf> = parts.iter().map(|path| Path::new(path).components().collect()).collect();
+        let whole = std::iter::once(PathBuf::new()).filter(|_| parts.is_empty());
+        for part in whole.chain(outermost(&parts)) {
             let is_safety = snapshot.manifest.is_safety();
-            let item = RestoreItem::of(repository, source, is_safety, &part, base.clone())?;
+            let item = RestoreItem::of(
+                repository,
+                source,
+                is_safety,
+                &part,
+                Target { base: base.clone(), part: part.clone() },
+            )?;
             let path = format!("{}/{}", source.name, part.display());
             let mut item = item.ok_or(NotFound::NoPath { stamp: snapshot.stamp, path })?;
             item.verify = verify_of(context, arguments, &item);
@@ -55,6 +61,19 @@ pub fn choose(
         );
     }
     Ok(items)
+}
+
+/// The paths that lie in none of the others, each once.
+fn outermost(parts: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for part in parts {
+        let is_inner =
+            parts.iter().any(|other| part != other && part.starts_with(other)) || found.contains(part);
+        if !is_inner {
+            found.push(part.clone());
+        }
+    }
+    found
 }
 
 /// The snapshot says what was there; that nothing was, only a safety snapshot says.
@@ -76,8 +95,15 @@ fn check_names(arguments: &args::Restore, snapshot: &Snapshot) -> Result<(), Fai
             return Err(NotFound::NoSource { stamp: snapshot.stamp, name: wanted.to_owned(), has }.into());
         }
     }
-    if let Some(map) = arguments.maps.iter().find(|map| !map.contains('=')) {
+    let is_whole = |map: &&String| map.split_once('=').is_none_or(|(_, path)| path.is_empty());
+    if let Some(map) = arguments.maps.iter().find(is_whole) {
         return Err(Failure::usage(format!("--map {map}: write NAME=PATH")));
+    }
+    let named = |map: &String| map.split_once('=').map(|(name, _)| name.to_owned());
+    let mut names: Vec<_> = arguments.maps.iter().filter_map(named).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair.first() == pair.last()).and_then(<[_]>::first) {
+        return Err(Failure::usage(format!("--map names {twice:?} twice")));
     }
     if arguments.chroma && !held().any(is_chroma) {
         let message = format!("snapshot {} holds no Chroma store", snapshot.stamp);

@@ -6,7 +6,7 @@ use crate::cli::failure::{Failure, interrupted};
 use crate::flow::{RestoreFailed, RestoreFailure, SaveError};
 use crate::hooks::HookError;
 use crate::repository::RepositoryError;
-use crate::restore::{OpenJournal, RestoreError};
+use crate::restore::RestoreError;
 use std::path::Path;
 
 /// How many users of files, or unreadable paths, a message names.
@@ -42,13 +42,15 @@ pub fn failure_of(failed: RestoreFailed, mut told: Told, items: &[Restored]) -> 
             told.into_failure(failure)
         }
         RestoreFailure::Place(error) => {
-            let failure = not_finished(error, told.journal.as_ref());
+            let failure = not_finished(error, &told);
             told.into_failure(failure)
         }
         RestoreFailure::Unsound => {
-            let hint = "do not start the service on it. `icecore restore --rollback --confirm-service-stopped` brings back \
-                        what was there before, or restore another snapshot";
-            told.into_bad(items, bad("restored_invalid", hint))
+            let hint = format!(
+                "do not start the service on it. `{}` brings back what was there before, or restore another snapshot",
+                told.undo_command()
+            );
+            told.into_bad(items, bad("restored_invalid", &hint))
         }
         RestoreFailure::Unchecked(error) => {
             let failure = unchecked(error);
@@ -88,12 +90,34 @@ pub fn cannot_plan(error: RestoreError) -> Failure {
         }
         RestoreError::Unwritable { path, .. } => refused("target_unwritable", path)
             .hint("is it mounted read-only, or owned by another user? Run as root, or mount it writable"),
-        RestoreError::Io { path, .. } => refused("target_unusable", path)
-            .hint("on the way into a source no symlink is followed; --map names another place"),
+        RestoreError::Io { path, source, .. } => refused("target_unusable", path).hint(hint_for(source)),
+        RestoreError::Overlap { path, .. } => refused("targets_overlap", path).hint(
+            "restore one after the other, or leave one out with --without; a source inside another is best left out of it by \
+             `exclude`",
+        ),
+        RestoreError::HoldsLeftOut { path, .. } => refused("left_out_in_the_way", path)
+            .hint("no snapshot holds it: move it away, then run the same restore again"),
+        RestoreError::Device { path } => {
+            refused("target_unusable", path).hint("name a directory or a file with --map")
+        }
         RestoreError::NotEmpty { path } | RestoreError::InUse { path } | RestoreError::Differs { path } => {
             refused("target_unusable", path)
         }
         RestoreError::Unchecked { .. } => Failure::new(ExitCode::Refused, "target_unusable", &message),
+    }
+}
+
+/// What may help against an error of the system.
+fn hint_for(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "this user may not look there: run as root or as the owner; what a snapshot noted as unreadable is left alone"
+        }
+        std::io::ErrorKind::NotADirectory => {
+            "a file, or a symlink, is where a directory has to be: on the way into a source no symlink is followed. Move it \
+             away, or name another place with --map"
+        }
+        _ => "mend the cause, or name another place with --map",
     }
 }
 
@@ -135,19 +159,27 @@ fn cannot_save(error: SaveError, message: &str) -> Failure {
     };
     failure.message = format!("{message}; nothing was changed");
     failure.hint = Some(
-        "the safety snapshot goes into the repository; with --no-pre-snapshot an undo journal keeps what is overwritten"
+        "the safety snapshot goes into the repository. Free some room there, or add `--no-pre-snapshot --state-dir DIR`, which \
+         keeps only what is overwritten, in DIR"
             .into(),
     );
     failure
 }
 
 /// The target may be a mix of old and new.
-fn not_finished(error: RestoreError, journal: Option<&OpenJournal>) -> Failure {
-    let place = journal.map(|open| format!(" (its journal: {})", open.path().display())).unwrap_or_default();
+fn not_finished(error: RestoreError, told: &Told) -> Failure {
+    let place = told
+        .journal
+        .as_ref()
+        .map(|open| format!(" (its journal: {})", open.path().display()))
+        .unwrap_or_default();
     let message = format!("the restore is incomplete: {error}{place}");
-    let hint = "databases that were begun can't be opened until it is finished: mend the cause, then `icecore restore --resume \
-                --confirm-service-stopped`; or bring back what was there before by `icecore restore --rollback \
-                --confirm-service-stopped`";
+    let hint = format!(
+        "databases that were begun can't be opened until it is finished: mend the cause, then `{}`; or bring back what was \
+         there before by `{}`",
+        told.resume_command(),
+        told.undo_command()
+    );
     let mut failure = match error {
         RestoreError::Repository(
             error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }),

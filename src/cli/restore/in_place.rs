@@ -27,8 +27,10 @@ pub struct Job {
     pub owner: Owner,
     pub goal: SnapshotRef,
     pub told: Told,
-    /// An earlier run that is finished or undone by this one.
+    /// An earlier run that this one goes on with, to its end or back to its beginning.
     pub earlier: Option<OpenJournal>,
+    /// A restore that was finished, and is undone by this one.
+    pub undone: Option<OpenJournal>,
     pub ends_as: RestoreState,
 }
 
@@ -43,7 +45,7 @@ impl Job {
     ) -> Self {
         let (goals, repository, ends_as) =
             (Arc::clone(&repository), Some(repository), RestoreState::Finished);
-        Self { goals, repository, items, owner, goal, told, earlier: None, ends_as }
+        Self { goals, repository, items, owner, goal, told, earlier: None, undone: None, ends_as }
     }
 }
 
@@ -55,14 +57,13 @@ pub fn run(
     progress: &dyn Progress,
 ) -> Result<Report, Failure> {
     let scratch = context.temporary_directory()?;
-    let places = job.items.iter().map(|item| item.target.path()).collect::<Vec<_>>();
-    if job.earlier.is_none()
-        && let Some(open) = context.unfinished_at(places.iter().map(std::path::PathBuf::as_path))
-    {
-        return Err(refuse::by_unfinished(&open, ExitCode::Refused));
-    }
     let hooks = hooks_of(context, arguments);
+    refuse_places(context, &job)?;
     if arguments.dry_run {
+        refuse_by_journals(context, &job)?;
+        if job.earlier.is_none() {
+            context.journal_place(arguments.no_pre_snapshot)?;
+        }
         let refused = refuse::by_confirmation(arguments);
         let accepts = (hooks.before_restore.is_some(), arguments.accept_blind_guard);
         let guarding = Some(Guarding { refused, is_stopped_by_hook: accepts.0, accepts_blind: accepts.1 });
@@ -71,23 +72,27 @@ pub fn run(
     if let Some(refusal) = refuse::by_confirmation(arguments) {
         return Err(refusal);
     }
-    let Job { goals, repository, items, owner, goal, mut told, earlier, ends_as } = job;
     // One run of a profile at a time: a backup must not read what is being overwritten.
+    let locked = job.repository.as_deref().unwrap_or(&job.goals);
+    let running = locked.lock(&format!("backup-{}", context.profile), context.patience()?);
+    let _running = running.map_err(refuse::by_running)?;
+    // Whoever had the lock may have left something.
+    refuse_by_journals(context, &job)?;
+    let Job { goals, repository, items, owner, goal, mut told, earlier, undone, ends_as } = job;
     let kept_in = repository.as_deref().unwrap_or(&goals);
-    let _running = kept_in.lock(&format!("backup-{}", context.profile), context.patience()?)?;
-    let is_unfinished = earlier.as_ref().is_some_and(|open| open.journal.state != RestoreState::Finished);
     let before = match &earlier {
-        Some(open) if is_unfinished => Before::Saved(Box::new(open.clone())),
-        _ => {
-            let (place, is_repository) = context.journal_place()?;
+        Some(open) => Before::Saved(Box::new(open.clone())),
+        None => {
+            let (place, is_repository) = context.journal_place(arguments.no_pre_snapshot)?;
             let to =
                 if is_repository && !arguments.no_pre_snapshot { SaveTo::Repository } else { SaveTo::Undo };
             let author = context.author(vec!["before-restore".into()]);
-            Before::Save { to, repository: kept_in, place, author, goal }
+            let undoes = undone.as_ref().map(|open| open.id.clone());
+            Before::Save { to, repository: kept_in, place, author, goal, undoes }
         }
     };
-    let is_rollback = ends_as == RestoreState::RolledBack;
-    let unmakes = earlier.as_ref().filter(|_| is_rollback).map(OpenJournal::made).unwrap_or_default();
+    let taken_back = if ends_as == RestoreState::RolledBack { &earlier } else { &undone };
+    let unmakes = taken_back.as_ref().map(OpenJournal::made).unwrap_or_default();
     let names: Vec<told::Restored> = items.iter().map(told::Restored::of).collect();
     let request = RestoreRequest {
         repository: &goals,
@@ -95,7 +100,7 @@ pub fn run(
         owner,
         before,
         unmakes,
-        ends_as: if is_unfinished { ends_as } else { RestoreState::Finished },
+        ends_as,
         accepts_blind_guard: arguments.accept_blind_guard,
         accepts_unsaved: arguments.accept_incomplete_safety,
         hooks,
@@ -107,13 +112,36 @@ pub fn run(
     match done {
         Ok(restored) => {
             // What was undone is undone; its own journal is closed too.
-            if let (Some(mut open), false) = (earlier, is_unfinished) {
+            if let Some(mut open) = undone {
                 drop(open.set_state(RestoreState::RolledBack));
             }
             told.take(restored);
             told.conclude_in_place(&names)
         }
         Err(failed) => Err(failure_of(*failed, told, &names)),
+    }
+}
+
+/// Neither where the repository lies nor where its journals are can be restored to.
+fn refuse_places(context: &Context, job: &Job) -> Result<(), Failure> {
+    for item in &job.items {
+        refuse::by_repository(context, &item.target.path())?;
+    }
+    Ok(())
+}
+
+/// An interrupted restore at the same place, or one that somebody has gone on with meanwhile.
+fn refuse_by_journals(context: &Context, job: &Job) -> Result<(), Failure> {
+    let places: Vec<_> = job.items.iter().map(|item| item.target.path()).collect();
+    let places = || places.iter().map(std::path::PathBuf::as_path);
+    if let Some(open) = job.earlier.iter().chain(&job.undone).find(|open| !open.is_as_read()) {
+        return Err(refuse::by_change(open));
+    }
+    match context.unfinished_at(places()) {
+        Some(open) if job.earlier.as_ref().is_none_or(|earlier| earlier.id != open.id) => {
+            Err(refuse::by_unfinished(context, &open, ExitCode::Refused))
+        }
+        _ => Ok(()),
     }
 }
 

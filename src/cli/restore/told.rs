@@ -1,5 +1,6 @@
 //! What a restore says: one document with every key, or lines for a person.
 
+use crate::cli::context::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::{Failure, findings_json, lines_of};
 use crate::cli::format_text::{bytes, name};
@@ -45,6 +46,8 @@ impl Restored {
 #[derive(Clone)]
 pub struct Told {
     stamp: Stamp,
+    /// What has to be typed to finish this restore, and to undo it, up to the journal's id.
+    again: (String, String),
     /// Every source of the snapshot, and whether it held it.
     sources: Vec<(String, bool)>,
     pub placed: Placed,
@@ -71,12 +74,13 @@ pub fn no_space(shortage: &Shortage) -> Failure {
 
 impl Told {
     /// Of a snapshot, before anything is done.
-    pub fn of(stamp: Stamp, manifest: &Manifest) -> Self {
+    pub fn of(context: &Context, stamp: Stamp, manifest: &Manifest) -> Self {
         let is_safety = manifest.is_safety();
         let held =
             manifest.sources.iter().map(|source| (source.name.clone(), source.root.is_some() || is_safety));
         Self {
             stamp,
+            again: (context.again("--resume"), context.again("--rollback")),
             sources: held.collect(),
             placed: Placed::default(),
             findings: Vec::new(),
@@ -146,6 +150,21 @@ impl Told {
         })
     }
 
+    /// The command that finishes this restore.
+    pub fn resume_command(&self) -> String {
+        self.command(&self.again.0)
+    }
+
+    /// The command that undoes it.
+    pub fn undo_command(&self) -> String {
+        self.command(&self.again.1)
+    }
+
+    fn command(&self, again: &str) -> String {
+        let journal = self.journal.as_ref().map(|open| format!(" --journal {}", open.id));
+        format!("{again}{} --confirm-service-stopped", journal.unwrap_or_default())
+    }
+
     /// A failure with everything that is known.
     pub fn into_failure(self, failure: Failure) -> Failure {
         let mut keys = self.keys(&[]);
@@ -174,7 +193,7 @@ impl Told {
 
     /// As `conclude`, with the way back.
     pub fn conclude_in_place(self, done: &[Restored]) -> Result<Report, Failure> {
-        let undo = "to undo it: icecore restore --rollback --confirm-service-stopped".to_owned();
+        let undo = format!("to undo it: {}", self.undo_command());
         let undo = match self.safety() {
             Some(stamp) => format!("{undo}   (the state before: snapshot {stamp})"),
             None => undo,

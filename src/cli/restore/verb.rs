@@ -36,7 +36,7 @@ pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress
         beside(context, arguments, &repository, snapshot, items, owner, progress)
     } else {
         let goal = SnapshotRef { stamp: snapshot.stamp, manifest: snapshot.manifest_id };
-        let told = Told::of(snapshot.stamp, &snapshot.manifest);
+        let told = Told::of(context, snapshot.stamp, &snapshot.manifest);
         let job = Job::new(Arc::clone(&repository), items, owner, goal, told);
         in_place::run(context, arguments, job, progress)
     }?;
@@ -53,11 +53,12 @@ fn beside(
     owner: Owner,
     progress: &dyn Progress,
 ) -> Result<Report, Failure> {
-    let mut told = Told::of(snapshot.stamp, &snapshot.manifest);
+    let mut told = Told::of(context, snapshot.stamp, &snapshot.manifest);
     let scratch = context.temporary_directory()?;
     // What was missing then isn't made beside either.
     let items: Vec<RestoreItem> = items.into_iter().filter(|item| item.goal.root.is_some()).collect();
     for item in &items {
+        refuse::by_repository(context, &item.target.path())?;
         let place = item.target.path();
         let occupied = match std::fs::read_dir(&place) {
             Ok(mut listing) => listing.next().is_some(),
