@@ -21,9 +21,9 @@ import cbor2
 import zstandard
 from blake3 import blake3
 
-FORMATS, MAX_CHUNK = range(1), 16 << 20
+FORMATS, MAX_CHUNK, ENCODINGS = range(1), 16 << 20, (0, 1, 3, 0x12, 0x22, 0x32, 0x42)
 MAX_FILE = 1 << 30  # of what is read at once: the format sets no bound, but no file shall fill the memory
-PACK, INDEX = r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}", "index/[0-9a-f]{64}"
+PACK = r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}"
 STAMP, SOURCE, NAME = "[0-9]{8}T[0-9]{6}Z", "[a-z][a-z0-9_]*", rb"(?!\.{1,2}\Z)[^/\0]+"
 FILE, DIRECTORY, SYMLINK, FIFO, SOCKET, CHARACTER, BLOCK = range(7)
 SPECIAL = {FIFO: stat.S_IFIFO, CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK}
@@ -95,6 +95,22 @@ def read(path, offset=0, length=MAX_FILE, named=False):
     return data
 
 
+def unzip(data, size, prefix=b""):
+    """One zstd frame. It decides how much memory is taken, so its word is checked first."""
+    raw = zstandard.ZstdCompressionDict(prefix, zstandard.DICT_TYPE_RAWCONTENT) if prefix else None
+    if zstandard.frame_content_size(data) in (-1, size):
+        return zstandard.ZstdDecompressor(dict_data=raw).decompress(data, max_output_size=size)
+
+
+def planes(data, size):
+    """Four planes, each as it is if it is as long as its bytes, else a zstd frame."""
+    result, at = bytearray(size), 16
+    for number, length in enumerate(struct.unpack_from("<4I", data)):
+        part, wanted = data[at : at + length], (size + 3 - number) // 4
+        result[number::4], at = part if length == wanted else unzip(part, wanted), at + length
+    return bytes(result)
+
+
 class Repository:
     def __init__(self, path):
         self.path, self.places = path, {}
@@ -138,61 +154,45 @@ class Repository:
         return manifest
 
     def load_places(self):
-        """Learn where each chunk lies: (pack, offset, stored length, plain length, encoding) by id."""
-        packs = {path[-64:]: f"{self.path}/{path}" for path in self.find("packs/??/*", PACK)}
-        for path in self.find("index/*", INDEX):
-            attempt(self.read_index, f"{self.path}/{path}", packs)
-        for path in packs.values():  # those that no index file lists
-            attempt(self.read_trailer, path)
-
-    def read_index(self, path, packs):
-        data, at = read(path, named=True), 12
-        check(data[:8] == b"ICEINDX0", f"{path}: not an index file")
-        for _ in range(int.from_bytes(data[8:12], "little")):
-            pack = data[at : at + 32].hex()
-            at, _ = self.read_records(data, at + 32, path, packs.get(pack))
-            packs.pop(pack, None)
-        check(at == len(data), f"{path}: its packs don't fill it")
+        """Learn where each chunk lies, by how its id begins. Trailers are enough: index files are excerpts of them."""
+        for path in self.find("packs/??/*", PACK):
+            attempt(self.read_trailer, f"{self.path}/{path}")
 
     def read_trailer(self, path):
         size = os.path.getsize(path)
-        magic, foot = read(path, 0, 8), read(path, max(size - 12, 0))
-        length = int.from_bytes(foot[:4], "little")
-        fit = magic + foot[4:] == b"ICEPACK0ICEPEND0" and length <= min(size - 20, MAX_FILE)
-        check(fit, f"{path}: damaged, not a whole pack")
-        at, end = self.read_records(read(path, size - 12 - length, length), 0, path, path)
-        check(at == length and end + length + 12 == size, f"{path}: damaged, its parts don't fill it")
-
-    def read_records(self, data, at, what, pack):
-        """From kind to last record; returns where the records end and where the pack's chunks end."""
-        check(at + 5 <= len(data) and data[at] <= 1, f"{what}: damaged, unknown kind of pack")
-        count, at, offset = int.from_bytes(data[at + 1 : at + 5], "little"), at + 5, 8
-        for _ in range(count):
-            check(at + 41 <= len(data), f"{what}: damaged, too short for its records")
+        length = int.from_bytes((foot := read(path, max(size - 12, 0)))[:4], "little")
+        fit = read(path, 0, 8) + foot[4:] == b"ICEPACK0ICEPEND0" and 5 <= length <= min(size - 20, MAX_FILE)
+        data, at, offset = read(path, size - 12 - length, length) if fit else b"\2", 5, 8
+        check(data[0] <= 1, f"{path}: damaged, not a whole pack")
+        for _ in range(int.from_bytes(data[1:5], "little")):
+            check(at + 41 <= length, f"{path}: damaged, too short for its records")
             id, stored, plain, encoding = struct.unpack_from("<32sIIB", data, at)
-            check(encoding in (0, 1, 0x12, 0x22, 0x32, 0x42), f"{what}: unknown encoding {encoding:#04x}")
-            fit = max(stored, plain) <= MAX_CHUNK and (encoding or stored == plain)
-            check(fit, f"{what}: a chunk's lengths are not allowed")
-            if pack:
-                self.places[id] = (*self.places.get(id, ()), (pack, offset, stored, plain, encoding))
-            offset, at = offset + stored, at + 41 + 32 * (encoding >> 4)
-        return at, offset
+            fit = encoding in ENCODINGS and max(stored, plain) <= MAX_CHUNK and (encoding or stored == plain)
+            check(fit, f"{path}: a chunk with encoding {encoding:#04x} and lengths that are not allowed")
+            bases = [data[at + 41 + 8 * n : at + 49 + 8 * n] for n in range(encoding >> 4)]
+            self.places.setdefault(id[:8], []).append((path, offset, stored, plain, encoding, bases))
+            offset, at = offset + stored, at + 41 + 8 * len(bases)
+        check(at == length and offset + length + 12 == size, f"{path}: damaged, its parts don't fill it")
 
     def chunk(self, id, what, length=None):
         """A chunk's proven bytes, from the first of its places that has them."""
-        problem = "is in no pack"
-        for path, offset, stored, plain, encoding in self.places.get(id, ()):
-            problem = f"is damaged in {path}" if encoding < 2 else "is a delta (encoding 2), not supported"
-            data = read(path, offset, stored)
-            try:
-                # The frame decides how much memory is taken, so its word is checked first.
-                if encoding == 1 and zstandard.frame_content_size(data) in (-1, plain):
-                    data = zstandard.decompress(data, max_output_size=plain)
-            except zstandard.ZstdError:
-                continue
-            if blake3(data).digest() == id and length in (None, len(data)):
-                return data
-        raise ValueError(f"{what}: chunk {id.hex()} {problem}")
+        for place in (places := self.places.get(id[:8], ())):
+            for data in (self.decoded(place, nth) for nth in range(8)):  # bases may begin alike: the result tells
+                if data is not None and blake3(data).digest() == id and length in (None, len(data)):
+                    return data
+        raise ValueError(f"{what}: chunk {id.hex()} is {'damaged in ' + places[0][0] if places else 'in no pack'}")
+
+    def decoded(self, place, nth=0):
+        """What is stored at a place, not proven; None if it can't be decoded."""
+        path, offset, stored, plain, encoding, bases = place
+        data, prefix = read(path, offset, stored), b""
+        for base in bases:
+            whole = [place for place in self.places.get(base, ()) if not place[5]]
+            prefix += (self.decoded(whole[nth % len(whole)]) or b"") if whole else b""
+        try:
+            return planes(data, plain) if encoding == 3 else unzip(data, plain, prefix) if encoding else data
+        except (zstandard.ZstdError, struct.error, ValueError, TypeError):
+            return None
 
     def items(self, kind, what, id, level, weight):
         """What the lowest nodes of a tree hold, in order: (id, length) or entries."""

@@ -3,11 +3,14 @@
 mod compared;
 mod draft;
 mod error;
+mod old;
 mod parent;
 mod pool;
 mod raw;
 mod recorder;
+mod replaying;
 mod retake;
+mod stream;
 
 pub use draft::{Author, BackupRequest, Draft, backup, check_overlap};
 pub use error::BackupError;

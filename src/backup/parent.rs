@@ -1,6 +1,7 @@
 //! What the parent snapshot holds at a path.
 
 use crate::format::{ChunkRef, Consistency, Entry, EntryKind};
+use crate::id::Id;
 use crate::repository::{Finder, Repository, RepositoryError};
 use crate::source::Seen;
 
@@ -27,12 +28,20 @@ impl<'r> Parent<'r> {
         Some(Seen { entry, consistency: self.consistency, captured_ns: self.captured_ns })
     }
 
-    /// The chunks of the parent's file at `path`; `None` if it has no plain file there, or they can't be read.
-    pub fn chunks(&mut self, path: &[u8]) -> Option<Vec<ChunkRef>> {
+    /// The chunks of the parent's file at `path`; `None` if it has no file there, a sparse one where a plain one is asked
+    /// for, or they can't be read.
+    pub fn chunks(&mut self, path: &[u8], is_plain: bool) -> Option<Vec<ChunkRef>> {
         let entry = self.find(path)?.entry;
-        let is_plain = entry.kind == EntryKind::File && entry.segments.is_none();
-        let listed = is_plain.then(|| self.repository.chunk_list(&entry.content))?;
+        let fits = entry.kind == EntryKind::File && !(is_plain && entry.segments.is_some());
+        let listed = fits.then(|| self.repository.chunk_list(&entry.content))?;
         self.noted(listed)
+    }
+
+    /// The lowest nodes of that file's chunk list, with the places where they begin.
+    pub fn nodes(&mut self, path: &[u8]) -> Vec<(u64, Id)> {
+        let entry = self.find(path).map(|seen| seen.entry);
+        let listed = entry.map(|entry| self.repository.chunk_nodes(&entry.content));
+        listed.and_then(|listed| self.noted(listed)).unwrap_or_default()
     }
 
     fn noted<T>(&mut self, result: Result<T, RepositoryError>) -> Option<T> {

@@ -1,21 +1,39 @@
-//! Worker threads that hash, deduplicate and encode what one thread reads and cuts.
+//! Worker threads that compare, hash, deduplicate and encode what one thread reads.
 
+use super::old::Old;
+use crate::chunking::{Cuts, Cutter, replay};
 use crate::format::{ChunkRef, PackKind};
-use crate::repository::{ChunkWriter, RepositoryError};
+use crate::id::Id;
+use crate::repository::{ChunkWriter, NewChunk, RepositoryError};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
 /// Buffers that may wait beside those being worked on: enough to keep every core busy, little enough for memory.
 const WAITING: usize = 2;
 
-type Reply = Result<Vec<ChunkRef>, RepositoryError>;
+type Reply = Result<Done, RepositoryError>;
 
-/// A buffer that has been cut.
+/// What to do with a buffer.
+pub enum Work {
+    /// It has been cut; this was near each chunk before.
+    Keep { lengths: Vec<usize>, near: Vec<Range<usize>>, old: Option<Arc<Old>> },
+    /// It begins where these chunks were. `last`: with it the content ends.
+    Replay { range: Range<usize>, old: Arc<Old>, cutter: Cutter, cuts: Cuts, last: bool },
+}
+
 struct Job {
-    bytes: Vec<u8>,
-    lengths: Vec<usize>,
+    bytes: Arc<Vec<u8>>,
+    work: Work,
     reply: Sender<Reply>,
+}
+
+/// What came of a buffer.
+pub struct Done {
+    pub chunks: Vec<ChunkRef>,
+    /// The bytes that the chunks cover, from its beginning.
+    pub resolved: usize,
 }
 
 /// Where jobs go. The workers end when it is dropped.
@@ -23,33 +41,33 @@ pub struct Pool {
     jobs: SyncSender<Job>,
 }
 
-/// Chunks that will be known once a worker is done.
+/// What will be known once a worker is done.
 pub struct Promise(Receiver<Reply>);
 
 impl Pool {
     /// Starts one worker per core.
     pub fn start<'scope, 'env>(scope: &'scope Scope<'scope, 'env>, writer: &'env ChunkWriter<'env>) -> Self {
         let (jobs, waiting) = sync_channel::<Job>(WAITING);
-        let waiting = std::sync::Arc::new(Mutex::new(waiting));
+        let waiting = Arc::new(Mutex::new(waiting));
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         for _ in 0..cores {
-            let waiting = std::sync::Arc::clone(&waiting);
+            let waiting = Arc::clone(&waiting);
             scope.spawn(move || work(&waiting, writer));
         }
         Self { jobs }
     }
 
-    /// Hands over a buffer and the lengths of the chunks that it consists of. Waits while the workers are behind.
-    pub fn submit(&self, bytes: Vec<u8>, lengths: Vec<usize>) -> Promise {
+    /// Hands over a buffer. Waits while the workers are behind.
+    pub fn submit(&self, bytes: Arc<Vec<u8>>, work: Work) -> Promise {
         let (reply, promise) = channel();
         // A worker that is gone takes the reply with it, and the promise says so.
-        drop(self.jobs.send(Job { bytes, lengths, reply }));
+        drop(self.jobs.send(Job { bytes, work, reply }));
         Promise(promise)
     }
 }
 
 impl Promise {
-    /// Waits for the chunks.
+    /// Waits for the worker.
     pub fn wait(self) -> Reply {
         let gone = |_| RepositoryError::damaged("a worker thread", "it ended early");
         self.0.recv().map_err(gone)?
@@ -59,18 +77,58 @@ impl Promise {
 fn work(waiting: &Mutex<Receiver<Job>>, writer: &ChunkWriter<'_>) {
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { bytes, lengths, reply }) = next else { return };
-        drop(reply.send(keep_all(&bytes, &lengths, writer)));
+        let Ok(Job { bytes, work, reply }) = next else { return };
+        let done = match work {
+            Work::Keep { lengths, near, old } => keep(&bytes, &lengths, &near, old.as_deref(), writer),
+            Work::Replay { range, old, cutter, cuts, last } => {
+                compare(&bytes, range, &old, (&cutter, cuts, last), writer)
+            }
+        };
+        drop(bytes);
+        drop(reply.send(done));
     }
 }
 
-fn keep_all(bytes: &[u8], lengths: &[usize], writer: &ChunkWriter<'_>) -> Reply {
+fn keep(
+    bytes: &[u8],
+    lengths: &[usize],
+    near: &[Range<usize>],
+    old: Option<&Old>,
+    writer: &ChunkWriter<'_>,
+) -> Reply {
     let mut rest = bytes;
     let mut chunks = Vec::with_capacity(lengths.len());
-    for length in lengths {
-        let (chunk, after) = rest.split_at_checked(*length).unwrap_or((rest, &[]));
-        chunks.push(ChunkRef { id: writer.put(PackKind::Data, chunk)?, len: chunk.len() as u32 });
+    for (number, length) in lengths.iter().enumerate() {
+        let (plain, after) = rest.split_at_checked(*length).unwrap_or((rest, &[]));
+        let near = near.get(number).cloned().unwrap_or_default();
+        let old = old.map_or(&[][..], |old| old.range(near));
+        chunks.push(NewChunk { id: Id::of(plain), plain, old });
         rest = after;
     }
-    Ok(chunks)
+    writer.put_all(PackKind::Data, &chunks)?;
+    let chunks = chunks.iter().map(|chunk| ChunkRef { id: chunk.id, len: chunk.plain.len() as u32 });
+    Ok(Done { chunks: chunks.collect(), resolved: bytes.len() - rest.len() })
+}
+
+fn compare(
+    bytes: &[u8],
+    range: Range<usize>,
+    old: &Old,
+    (cutter, cuts, last): (&Cutter, Cuts, bool),
+    writer: &ChunkWriter<'_>,
+) -> Reply {
+    let first = range.start;
+    let replayed = replay(cutter, cuts, bytes, &old.recorded(range), last);
+    let changed = replayed.pieces.iter().filter(|piece| !piece.is_same);
+    let new: Vec<NewChunk<'_>> = changed
+        .map(|piece| {
+            let plain = bytes.get(piece.start..piece.start + piece.len).unwrap_or_default();
+            let offset = old.start(first) + piece.start as u64;
+            let near = old.near(offset, plain.len() as u64, 0);
+            NewChunk { id: piece.id, plain, old: old.range(near) }
+        })
+        .collect();
+    writer.put_all(PackKind::Data, &new)?;
+    let chunks = replayed.pieces.iter().map(|piece| ChunkRef { id: piece.id, len: piece.len as u32 });
+    Ok(Done { chunks: chunks.collect(), resolved: replayed.resolved })
 }

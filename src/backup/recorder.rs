@@ -1,21 +1,26 @@
 //! Takes what a source hands over: cuts it, has it stored, and builds the source's entry tree.
 
 use super::compared::{Part, Range, parts};
+use super::old::Old;
 use super::parent::Parent;
-use super::pool::{Pool, Promise};
+use super::pool::{Pool, Promise, Work};
+use super::replaying::{Replaying, near};
 use super::retake::{Piece, Retake};
+use super::stream::Stream;
 use crate::chunking::{Cuts, Cutter};
 use crate::format::{
-    ChunkRef, Content, Counts, Entry, EntryKind, Note, NoteReason, PackKind, SequenceBuilder, SourceRecord,
+    ChunkRef, Content, Counts, Entry, EntryKind, Node, Note, NoteReason, PackKind, SequenceBuilder,
+    SourceRecord,
 };
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, RepositoryError};
+use crate::repository::{ChunkWriter, NewChunk, RepositoryError};
 use crate::source::{CaptureError, Compared, GoOn, Recorder, Retaken, Seen, Taken};
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const FIRST_BUFFER_BYTES: usize = 64 << 10;
@@ -43,7 +48,7 @@ pub struct TreeRecorder<'r> {
     parent: Option<Parent<'r>>,
     /// Files that were compared with the parent's before, by their paths below the source.
     compared: HashMap<Vec<u8>, Compared>,
-    tokens: HashMap<u64, Vec<Handed>>,
+    tokens: HashMap<u64, Parts>,
     retakes: HashMap<u64, Retake>,
     next_token: u64,
     open: Vec<OpenDirectory>,
@@ -54,8 +59,16 @@ pub struct TreeRecorder<'r> {
     newest_ns: i64,
 }
 
+/// A content that was handed over.
+#[derive(Default)]
+struct Parts {
+    handed: Vec<Handed>,
+    /// What the parent has in its place.
+    old: Option<Arc<Old>>,
+}
+
 /// A part of some content that was handed over.
-enum Handed {
+pub enum Handed {
     Known(ChunkRef),
     Promised(Promise),
 }
@@ -124,9 +137,9 @@ impl<'r> TreeRecorder<'r> {
         Recording { root, counts, notes, more_notes, newest_ns, parent_damage }
     }
 
-    fn token(&mut self, content: Vec<Handed>) -> u64 {
+    fn token(&mut self, handed: Vec<Handed>, old: Option<Arc<Old>>) -> u64 {
         self.next_token += 1;
-        self.tokens.insert(self.next_token, content);
+        self.tokens.insert(self.next_token, Parts { handed, old });
         self.next_token
     }
 
@@ -134,27 +147,46 @@ impl<'r> TreeRecorder<'r> {
         if self.progress.interrupted() { Err(CaptureError::Interrupted) } else { Ok(()) }
     }
 
-    /// Waits for what was handed over under a token, and keeps it for later questions.
-    fn chunks(&mut self, token: u64) -> Result<Vec<ChunkRef>, CaptureError> {
-        let parts = self.tokens.remove(&token).unwrap_or_default();
-        let mut chunks = Vec::with_capacity(parts.len());
-        for part in parts {
+    /// Waits for what was handed over under a token, and forgets it.
+    fn chunks(&mut self, token: u64) -> Result<(Vec<ChunkRef>, Option<Arc<Old>>), CaptureError> {
+        let Parts { handed, old } = self.tokens.remove(&token).unwrap_or_default();
+        let mut chunks = Vec::with_capacity(handed.len());
+        for part in handed {
             match part {
                 Handed::Known(chunk) => chunks.push(chunk),
-                Handed::Promised(promise) => chunks.append(&mut promise.wait().map_err(record)?),
+                Handed::Promised(promise) => chunks.append(&mut promise.wait().map_err(record)?.chunks),
             }
         }
+        Ok((chunks, old))
+    }
+
+    /// Waits, and keeps the answer for later questions.
+    fn known_chunks(&mut self, token: u64) -> Result<Vec<ChunkRef>, CaptureError> {
+        let (chunks, old) = self.chunks(token)?;
+        let handed = chunks.iter().copied().map(Handed::Known).collect();
+        self.tokens.insert(token, Parts { handed, old });
         Ok(chunks)
     }
 
-    /// Cuts and submits everything that `reader` gives; `None`: as its beginning tells. Returns the bytes.
+    /// What the parent has at a path, for differences.
+    fn old(&mut self, path: &[u8]) -> Option<Arc<Old>> {
+        let parent = self.parent.as_mut()?;
+        let chunks = parent.chunks(path, false)?;
+        (!chunks.is_empty()).then(|| Arc::new(Old::new(chunks, parent.nodes(path))))
+    }
+
+    /// Cuts and submits everything that `reader` gives, which lies at `offset`; `None`: as its beginning tells. Returns the
+    /// bytes.
     fn consume(
         &mut self,
         reader: &mut dyn Read,
         mut cuts: Option<Cuts>,
+        offset: u64,
+        old: Option<&Arc<Old>>,
         handed: &mut Vec<Handed>,
     ) -> Result<u64, CaptureError> {
         let mut total = 0u64;
+        let mut at = offset;
         let mut buffer = Vec::with_capacity(FIRST_BUFFER_BYTES);
         let mut capacity = FIRST_BUFFER_BYTES;
         loop {
@@ -177,7 +209,10 @@ impl<'r> TreeRecorder<'r> {
                 buffer.truncate(cut);
             }
             if !lengths.is_empty() {
-                handed.push(Handed::Promised(self.pool.submit(buffer, lengths)));
+                let near = old.map_or_else(Vec::new, |old| near(old, &lengths, at, 0));
+                let work = Work::Keep { lengths, near, old: old.cloned() };
+                handed.push(Handed::Promised(self.pool.submit(Arc::new(buffer), work)));
+                at += cut as u64;
             }
             if last {
                 return Ok(total);
@@ -191,7 +226,7 @@ impl<'r> TreeRecorder<'r> {
     }
 
     fn content(&mut self, taken: &Taken) -> Result<Content, CaptureError> {
-        let chunks = self.chunks(taken.token)?;
+        let (chunks, old) = self.chunks(taken.token)?;
         if chunks.is_empty() {
             return Ok(Content::Empty);
         }
@@ -199,7 +234,16 @@ impl<'r> TreeRecorder<'r> {
             return Ok(Content::Chunks(chunks));
         }
         let writer = self.writer;
-        let mut keep = |bytes: Vec<u8>| Self::keep_node(writer, &bytes);
+        let mut at = 0;
+        let mut keep = |bytes: Vec<u8>| {
+            let len = Node::chunk_bytes(&bytes);
+            let nodes = old.as_ref().filter(|_| len > 0).map(|old| old.nodes_of(at, len));
+            at += len;
+            let id = Id::of(&bytes);
+            let node = NewChunk { id, plain: &bytes, old: &nodes.unwrap_or_default() };
+            writer.put_all(PackKind::Tree, &[node]).map_err(record)?;
+            Ok::<_, CaptureError>(id)
+        };
         let mut builder = SequenceBuilder::default();
         for chunk in chunks {
             builder.push(chunk, &mut keep)?;
@@ -256,10 +300,25 @@ impl Recorder for TreeRecorder<'_> {
         Ok(self.parent.as_mut().and_then(|parent| parent.find(path)))
     }
 
-    fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError> {
-        let mut parts = Vec::new();
-        let bytes = self.consume(reader, None, &mut parts)?;
-        Ok(Taken { token: self.token(parts), bytes })
+    fn take(&mut self, path: &[u8], reader: &mut dyn Read) -> Result<Taken, CaptureError> {
+        let mut handed = Vec::new();
+        let Some(old) = self.old(path) else {
+            let bytes = self.consume(reader, None, 0, None, &mut handed)?;
+            return Ok(Taken { token: self.token(handed, None), bytes });
+        };
+        let mut stream = Stream::new(reader);
+        let start = stream.next(FIRST_BUFFER_BYTES).map_err(CaptureError::Reading)?;
+        let cuts = self.cutter.cuts_of(&start);
+        stream.give_back(start);
+        let mut bytes = 0;
+        if cuts == self.cutter.cuts_before(&old.lengths()) {
+            let (pool, cutter, progress) = (self.pool, self.cutter, self.progress);
+            let replaying = Replaying { pool, cutter, cuts, old: Arc::clone(&old), progress };
+            bytes = replaying.run(&mut stream, &mut handed)?;
+        }
+        let cuts = Some(cuts);
+        bytes += self.consume(&mut stream, cuts, bytes, Some(&old), &mut handed)?;
+        Ok(Taken { token: self.token(handed, Some(old)), bytes })
     }
 
     fn take_compared(&mut self, path: &[u8], file: &File) -> Result<Option<Taken>, CaptureError> {
@@ -267,12 +326,14 @@ impl Recorder for TreeRecorder<'_> {
         let Some(compared) = self.compared.remove(path).filter(|compared| compared.is_of(&metadata)) else {
             return Ok(None);
         };
-        let Some(before) = self.parent.as_mut().and_then(|parent| parent.chunks(path)) else {
+        let Some(before) = self.parent.as_mut().and_then(|parent| parent.chunks(path, true)) else {
             return Ok(None);
         };
         let lengths: Vec<u32> = before.iter().map(|chunk| chunk.len).collect();
         let cuts = self.cutter.cuts_before(&lengths);
         let mut handed = Vec::with_capacity(before.len());
+        let nodes = self.parent.as_mut().map(|parent| parent.nodes(path));
+        let old = Arc::new(Old::new(before.clone(), nodes.unwrap_or_default()));
         let mut bytes = 0;
         for part in parts(&before, &compared.differing, metadata.len()) {
             match part {
@@ -282,17 +343,16 @@ impl Recorder for TreeRecorder<'_> {
                 }
                 Part::Differing { offset, len } => {
                     let cuts = (offset > 0).then_some(cuts);
-                    bytes += self.consume(&mut Range { file, offset, len }, cuts, &mut handed)?;
+                    let mut range = Range { file, offset, len };
+                    bytes += self.consume(&mut range, cuts, offset, Some(&old), &mut handed)?;
                 }
             }
         }
-        Ok(Some(Taken { token: self.token(handed), bytes }))
+        Ok(Some(Taken { token: self.token(handed, Some(old)), bytes }))
     }
 
     fn await_stored(&mut self, taken: &Taken) -> Result<(), CaptureError> {
-        let chunks = self.chunks(taken.token)?;
-        self.tokens.insert(taken.token, chunks.into_iter().map(Handed::Known).collect());
-        Ok(())
+        self.known_chunks(taken.token).map(drop)
     }
 
     fn retake(
@@ -303,8 +363,7 @@ impl Recorder for TreeRecorder<'_> {
     ) -> Result<Retaken, CaptureError> {
         let mut chunks = Vec::new();
         if let Some(earlier) = earlier {
-            chunks = self.chunks(earlier.token)?;
-            self.tokens.insert(earlier.token, chunks.iter().copied().map(Handed::Known).collect());
+            chunks = self.known_chunks(earlier.token)?;
         }
         let memory = self.memory.0.load(Ordering::Relaxed);
         let go_on = || go_on() && !self.progress.interrupted();
@@ -320,15 +379,16 @@ impl Recorder for TreeRecorder<'_> {
         Ok(Retaken { token: self.next_token })
     }
 
-    fn settle(&mut self, retaken: Retaken) -> Result<Taken, CaptureError> {
+    fn settle(&mut self, path: &[u8], retaken: Retaken) -> Result<Taken, CaptureError> {
         let Some(mut retake) = self.retakes.remove(&retaken.token) else {
-            return Ok(Taken { token: self.token(Vec::new()), bytes: 0 });
+            return Ok(Taken { token: self.token(Vec::new(), None), bytes: 0 });
         };
         self.memory.0.fetch_add(retake.memory_bytes(), Ordering::Relaxed);
         let pieces = std::mem::take(&mut retake.pieces);
         let mut handed = Vec::with_capacity(pieces.len());
         let mut bytes = 0;
         let cuts = self.cutter.cuts_before(&retake.lengths_before);
+        let old = self.old(path);
         // Neighbouring new pieces are cut anew as a whole.
         for run in pieces.chunk_by(|a, b| matches!((a, b), (Piece::New { .. }, Piece::New { .. }))) {
             if let [Piece::Same(chunk)] = run {
@@ -336,10 +396,10 @@ impl Recorder for TreeRecorder<'_> {
                 handed.push(Handed::Known(*chunk));
             } else {
                 let cuts = (bytes > 0).then_some(cuts);
-                bytes += self.consume(&mut retake.run(run), cuts, &mut handed)?;
+                bytes += self.consume(&mut retake.run(run), cuts, bytes, old.as_ref(), &mut handed)?;
             }
         }
-        Ok(Taken { token: self.token(handed), bytes })
+        Ok(Taken { token: self.token(handed, old), bytes })
     }
 
     fn discard(&mut self, retaken: Retaken) {

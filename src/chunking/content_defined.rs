@@ -70,6 +70,22 @@ impl Cutter {
         }
     }
 
+    /// The length of the first chunk of `buffer`; `None` if that takes more bytes to tell.
+    pub fn next(&self, cuts: Cuts, buffer: &[u8], last: bool) -> Option<usize> {
+        let (len, most) = match cuts {
+            Cuts::Every(bytes) => (buffer.len().min(bytes as usize), bytes),
+            Cuts::ByContent => {
+                let Sizes { min, average, max } = self.sizes;
+                let window = buffer.get(..max as usize).unwrap_or(buffer);
+                let mut chunks = FastCDC::new(window, min as usize, average as usize, max as usize);
+                (chunks.next().map_or(window.len(), |chunk| chunk.length), max)
+            }
+        };
+        // A cut at the end of the bytes is one only where they end, or can't be more.
+        let is_told = last || len < buffer.len() || len >= most as usize;
+        (len > 0 && is_told).then_some(len)
+    }
+
     fn cut_by_content(&self, buffer: &[u8], last: bool) -> Vec<usize> {
         let Sizes { min, average, max } = self.sizes;
         let mut lengths = Vec::with_capacity(buffer.len() / average as usize + 1);

@@ -2,6 +2,8 @@
 
 mod boundaries;
 mod content_defined;
+mod replay;
 
 pub use boundaries::{Recorded, compare_at_boundaries, read_up_to};
 pub use content_defined::{Cuts, Cutter, Sizes};
+pub use replay::{LOOKAHEAD_BYTES, Piece, Replayed, replay};

@@ -1,14 +1,15 @@
-//! An index file: the trailers of many packs in one place.
+//! An index file: what the trailers of many packs say, in short.
 
+use super::MAX_CHUNK_BYTES;
 use super::error::FormatError;
 use super::pack::PackKind;
 use super::reader::Reader;
-use super::record::ChunkRecord;
+use super::record::{ChunkRecord, Encoding};
 use crate::id::Id;
 
-const MAGIC: &[u8; 8] = b"ICEINDX0";
+const MAGIC: &[u8; 8] = b"ICEINDX1";
 
-/// One pack as an index file lists it.
+/// One pack as its trailer lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexedPack {
     pub pack: Id,
@@ -16,10 +17,69 @@ pub struct IndexedPack {
     pub records: Vec<ChunkRecord>,
 }
 
+/// One pack as an index file lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedPack {
+    pub pack: Id,
+    pub kind: PackKind,
+    pub chunks: Vec<ListedChunk>,
+}
+
+/// One chunk as an index file lists it: enough to read it, which proves it. The pack's trailer has the whole id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedChunk {
+    /// The first eight bytes of its id.
+    pub prefix: u64,
+    pub stored_len: u32,
+    pub plain_len: u32,
+    pub encoding: Encoding,
+    /// The first eight bytes of each base's id.
+    pub bases: Box<[u64]>,
+}
+
 /// Which chunks lie in which packs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IndexFile {
-    pub packs: Vec<IndexedPack>,
+    pub packs: Vec<ListedPack>,
+}
+
+impl ListedChunk {
+    /// Bytes of one without bases.
+    pub const LEN: usize = 8 + 4 + 4 + 1;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix.to_le_bytes());
+        out.extend_from_slice(&self.stored_len.to_le_bytes());
+        out.extend_from_slice(&self.plain_len.to_le_bytes());
+        out.push(self.encoding.byte());
+        self.bases.iter().for_each(|base| out.extend_from_slice(&base.to_le_bytes()));
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
+        let prefix = reader.u64()?;
+        let (stored_len, plain_len) = (reader.u32()?, reader.u32()?);
+        let encoding = Encoding::from_byte(reader.u8()?)?;
+        if stored_len > MAX_CHUNK_BYTES || plain_len > MAX_CHUNK_BYTES {
+            return Err(FormatError::invalid("index", "a chunk longer than 16 MiB"));
+        }
+        let bases = (0..encoding.bases).map(|_| reader.u64()).collect::<Result<_, _>>()?;
+        Ok(Self { prefix, stored_len, plain_len, encoding, bases })
+    }
+}
+
+impl From<&ChunkRecord> for ListedChunk {
+    fn from(record: &ChunkRecord) -> Self {
+        let ChunkRecord { id, stored_len, plain_len, encoding, bases } = record;
+        let (prefix, bases) = (id.prefix(), bases.clone());
+        Self { prefix, stored_len: *stored_len, plain_len: *plain_len, encoding: *encoding, bases }
+    }
+}
+
+impl From<&IndexedPack> for ListedPack {
+    fn from(indexed: &IndexedPack) -> Self {
+        let chunks = indexed.records.iter().map(ListedChunk::from).collect();
+        Self { pack: indexed.pack, kind: indexed.kind, chunks }
+    }
 }
 
 impl IndexFile {
@@ -30,7 +90,8 @@ impl IndexFile {
         for pack in &self.packs {
             bytes.extend_from_slice(pack.pack.as_bytes());
             bytes.push(pack.kind.byte());
-            ChunkRecord::encode_all(&pack.records, &mut bytes);
+            bytes.extend_from_slice(&(pack.chunks.len() as u32).to_le_bytes());
+            pack.chunks.iter().for_each(|chunk| chunk.encode(&mut bytes));
         }
         bytes
     }
@@ -46,7 +107,12 @@ impl IndexFile {
         for _ in 0..count {
             let pack = reader.id()?;
             let kind = PackKind::from_byte(reader.u8()?)?;
-            packs.push(IndexedPack { pack, kind, records: ChunkRecord::decode_all(&mut reader)? });
+            let chunks = reader.u32()? as usize;
+            if chunks > reader.remaining() / ListedChunk::LEN {
+                return Err(FormatError::Truncated { what: "index" });
+            }
+            let chunks = (0..chunks).map(|_| ListedChunk::decode(&mut reader)).collect::<Result<_, _>>()?;
+            packs.push(ListedPack { pack, kind, chunks });
         }
         reader.finish()?;
         Ok(Self { packs })

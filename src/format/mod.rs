@@ -20,7 +20,7 @@ pub use chunk_ref::{ChunkRef, Root};
 pub use config_file::{Chunking, RepositoryConfig};
 pub use entry::{Captured, Content, Entry, EntryKind, FileState, Link, Segment};
 pub use error::FormatError;
-pub use index::{IndexFile, IndexedPack};
+pub use index::{IndexFile, IndexedPack, ListedChunk, ListedPack};
 pub use journal::{Journal, JournalItem, RestoreState, SnapshotRef};
 pub use layout::Key;
 pub use manifest::{

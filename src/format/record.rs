@@ -12,8 +12,10 @@ pub enum Method {
     Raw,
     /// One zstd frame (RFC 8878).
     Zstd,
-    /// One zstd frame whose prefix is the concatenation of the bases. Reserved: not written by format 0 so far.
+    /// One zstd frame whose prefix is the concatenation of the bases.
     Delta,
+    /// The bytes at places equal modulo four apart, each of the four planes as it is or as a zstd frame.
+    Planes,
 }
 
 /// The encoding byte: low nibble the method, high nibble the number of bases (0 to 4).
@@ -26,6 +28,13 @@ pub struct Encoding {
 impl Encoding {
     pub const RAW: Self = Self { method: Method::Raw, bases: 0 };
     pub const ZSTD: Self = Self { method: Method::Zstd, bases: 0 };
+    pub const PLANES: Self = Self { method: Method::Planes, bases: 0 };
+
+    /// A delta against so many bases.
+    pub fn delta(bases: usize) -> Option<Self> {
+        let bases = u8::try_from(bases).ok().filter(|bases| (1..=4).contains(bases))?;
+        Some(Self { method: Method::Delta, bases })
+    }
 
     /// The byte as stored.
     pub fn byte(self) -> u8 {
@@ -33,6 +42,7 @@ impl Encoding {
             Method::Raw => 0,
             Method::Zstd => 1,
             Method::Delta => 2,
+            Method::Planes => 3,
         };
         self.bases << 4 | method
     }
@@ -43,6 +53,7 @@ impl Encoding {
             0 => Method::Raw,
             1 => Method::Zstd,
             2 => Method::Delta,
+            3 => Method::Planes,
             other => return Err(FormatError::invalid("chunk record", format!("unknown encoding {other}"))),
         };
         let bases = byte >> 4;
@@ -64,7 +75,8 @@ pub struct ChunkRecord {
     /// Bytes of the chunk itself.
     pub plain_len: u32,
     pub encoding: Encoding,
-    pub bases: Box<[Id]>,
+    /// The first eight bytes of each base's id.
+    pub bases: Box<[u64]>,
 }
 
 impl ChunkRecord {
@@ -78,7 +90,7 @@ impl ChunkRecord {
         out.extend_from_slice(&self.plain_len.to_le_bytes());
         out.push(self.encoding.byte());
         for base in &self.bases {
-            out.extend_from_slice(base.as_bytes());
+            out.extend_from_slice(&base.to_le_bytes());
         }
     }
 
@@ -90,7 +102,7 @@ impl ChunkRecord {
         if stored_len > MAX_CHUNK_BYTES || plain_len > MAX_CHUNK_BYTES {
             return Err(FormatError::invalid("chunk record", "a chunk longer than 16 MiB"));
         }
-        let bases = (0..encoding.bases).map(|_| reader.id()).collect::<Result<_, _>>()?;
+        let bases = (0..encoding.bases).map(|_| reader.u64()).collect::<Result<_, _>>()?;
         Ok(Self { id, stored_len, plain_len, encoding, bases })
     }
 

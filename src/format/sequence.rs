@@ -50,6 +50,16 @@ impl Node {
     }
 }
 
+impl Node {
+    /// The bytes of content that a node lists chunks of; 0 for any other node.
+    pub fn chunk_bytes(bytes: &[u8]) -> u64 {
+        match Self::decode(bytes) {
+            Ok(Self::Chunks(chunks)) => chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
+            _ => 0,
+        }
+    }
+}
+
 fn decode_entries(payload: &[u8]) -> Result<Vec<Entry>, FormatError> {
     let entries: Vec<Entry> = from_cbor(payload, "directory node")?;
     if entries.iter().zip(entries.iter().skip(1)).all(|(left, right)| left.name < right.name) {

@@ -1,5 +1,8 @@
 //! Which chunk lies where: loaded from `index/` and from the trailers of packs that no index lists.
 //!
+//! Chunks are found by how their ids begin. Whoever reads one proves it by its id; whoever wants to rely on one without
+//! reading it asks the trailers, which have the whole ids.
+//!
 //! A small repository's index is a table in memory. Above a limit RocksDB in the cache directory takes over; when
 //! another process has it, this one makes a private copy beside it; when it is missing, stale or damaged it is made
 //! anew from `index/`. A hit counts only for a pack that the repository's own listing holds.
@@ -8,17 +11,18 @@ use super::error::RepositoryError;
 use super::location::{Location, PackNumbers};
 use super::memory_table::MemoryTable;
 use super::rocks_table::{CacheError, RocksTable};
+use super::trailers::{Trailers, read_trailer};
 use crate::backend::{Backend, ErrorKind};
-use crate::format::{IndexFile, IndexedPack, Key, Pack};
+use crate::format::{IndexFile, IndexedPack, Key, ListedPack};
 use crate::id::Id;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// A chunk in memory takes about this much: id, place and the hash table's slack.
-const MEMORY_BYTES_PER_CHUNK: u64 = 90;
+const MEMORY_BYTES_PER_CHUNK: u64 = 60;
 /// Bytes of an index file per chunk.
-const INDEX_BYTES_PER_CHUNK: u64 = 41;
+const INDEX_BYTES_PER_CHUNK: u64 = 17;
 
 /// Where the index may live.
 #[derive(Debug, Clone)]
@@ -50,6 +54,7 @@ pub struct ChunkIndex {
     backend: Arc<dyn Backend>,
     tables: RwLock<Tables>,
     packs: RwLock<HashMap<Id, u64>>,
+    trailers: Trailers,
     index_files: Vec<(Id, u64)>,
     /// What was wrong but could be worked around.
     warnings: Mutex<Vec<String>>,
@@ -72,6 +77,7 @@ impl ChunkIndex {
             backend: Arc::clone(backend),
             tables: RwLock::default(),
             packs: RwLock::new(packs.into_iter().collect()),
+            trailers: Trailers::default(),
             index_files,
             warnings: Mutex::default(),
             damaged_files: Mutex::default(),
@@ -179,7 +185,10 @@ impl ChunkIndex {
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
         for (pack, size) in packs.iter().filter(|(pack, _)| !listed.contains(*pack)) {
             match read_trailer(&*self.backend, *pack, *size) {
-                Ok(indexed) => tables.memory.insert(&indexed, &mut tables.numbers),
+                Ok(indexed) => {
+                    tables.memory.insert(&ListedPack::from(&indexed), &mut tables.numbers);
+                    self.trailers.keep(indexed.pack, &indexed.records);
+                }
                 Err(RepositoryError::Damaged { file, detail }) => {
                     self.warn(format!("{file} is damaged and left aside: {detail}"));
                     self.damaged_files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
@@ -191,31 +200,49 @@ impl ChunkIndex {
         Ok(())
     }
 
-    /// Where a chunk lies, or `None`.
-    pub fn find(&self, id: &Id) -> Option<Location> {
+    /// Where a chunk may lie whose id begins like this, or `None`.
+    pub fn find(&self, prefix: u64) -> Option<Location> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let found = tables.memory.find(id, &tables.numbers).find(|location| self.has_pack(&location.pack));
+        let found =
+            tables.memory.find(prefix, &tables.numbers).find(|location| self.has_pack(&location.pack));
         drop(tables);
-        found.or_else(|| self.find_all(id).into_iter().next())
+        found.or_else(|| self.find_all(prefix).into_iter().next())
     }
 
-    /// Everywhere that a chunk lies: where one copy is damaged another may be whole.
-    pub fn find_all(&self, id: &Id) -> Vec<Location> {
+    /// The chunk is in a pack that is there, by that pack's trailer. One whose trailer can't be read doesn't count.
+    pub fn holds(&self, id: &Id) -> Result<bool, RepositoryError> {
+        for location in self.find_all(id.prefix()) {
+            let Some(len) = self.pack_len(&location.pack) else { continue };
+            match self.trailers.holds(&*self.backend, (location.pack, len), location.offset, id) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(RepositoryError::Damaged { file, detail }) => {
+                    self.warn(format!("{file} is damaged and left aside: {detail}"));
+                }
+                Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Everywhere that a chunk may lie whose id begins like this: where one copy is damaged another may be whole.
+    pub fn find_all(&self, prefix: u64) -> Vec<Location> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<Location> = tables.memory.find(id, &tables.numbers).collect();
-        let looked_up = tables.rocks.as_ref().map(|rocks| rocks.find(id));
+        let mut found: Vec<Location> = tables.memory.find(prefix, &tables.numbers).collect();
+        let looked_up = tables.rocks.as_ref().map(|rocks| rocks.find(prefix));
         drop(tables);
         match looked_up {
             None => {}
             Some(Ok(more)) => found.extend(more),
-            Some(Err(error)) => found = self.find_without_cache(id, &error),
+            Some(Err(error)) => found = self.find_without_cache(prefix, &error),
         }
         found.retain(|location| self.has_pack(&location.pack));
         found
     }
 
     /// A damaged cache costs time, never a chunk: everything is loaded again, into memory.
-    fn find_without_cache(&self, id: &Id, error: &CacheError) -> Vec<Location> {
+    fn find_without_cache(&self, prefix: u64, error: &CacheError) -> Vec<Location> {
         self.warn(format!("the index cache failed and is left aside: {error}"));
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(broken) = tables.rocks.take()
@@ -226,7 +253,7 @@ impl ChunkIndex {
         {
             self.warn(format!("the index could not be loaded again: {error}"));
         }
-        tables.memory.find(id, &tables.numbers).collect()
+        tables.memory.find(prefix, &tables.numbers).collect()
     }
 
     /// Lists the packs again: those that another process has pruned since count no longer. Returns how many are gone.
@@ -245,7 +272,8 @@ impl ChunkIndex {
         self.packs.write().unwrap_or_else(PoisonError::into_inner).insert(indexed.pack, pack_len);
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let tables = &mut *tables;
-        tables.memory.insert(indexed, &mut tables.numbers);
+        tables.memory.insert(&ListedPack::from(indexed), &mut tables.numbers);
+        self.trailers.keep(indexed.pack, &indexed.records);
     }
 
     /// The pack was there when the repository was opened, or this run wrote it.
@@ -295,18 +323,4 @@ fn listing(
 ) -> Result<Vec<(Id, u64)>, RepositoryError> {
     let listed = backend.list(directory)?;
     Ok(listed.into_iter().filter_map(|(path, size)| Some((pick(Key::parse(&path)?)?, size))).collect())
-}
-
-/// Reads a pack's trailer without its chunks.
-pub fn read_trailer(backend: &dyn Backend, pack: Id, size: u64) -> Result<IndexedPack, RepositoryError> {
-    let key = Key::Pack(pack).path();
-    let damaged = |detail: String| RepositoryError::Damaged { file: key.clone(), detail };
-    let foot_at = size.checked_sub(Pack::FOOT_LEN).ok_or_else(|| damaged("too short to be a pack".into()))?;
-    let foot = backend.get_range(&key, foot_at, Pack::FOOT_LEN)?;
-    let trailer_len = Pack::trailer_len(&foot).map_err(|error| damaged(error.to_string()))?;
-    let trailer_at =
-        foot_at.checked_sub(trailer_len).ok_or_else(|| damaged("its trailer is cut short".into()))?;
-    let trailer = backend.get_range(&key, trailer_at, trailer_len)?;
-    let decoded = Pack::decode_trailer(&trailer, size).map_err(|error| damaged(error.to_string()))?;
-    Ok(IndexedPack { pack, kind: decoded.kind, records: decoded.records })
 }

@@ -4,15 +4,24 @@ use super::codec;
 use super::error::RepositoryError;
 use super::location::Location;
 use super::open::Repository;
+use super::trailers::read_trailer;
 use crate::backend::ErrorKind;
-use crate::format::{Key, Pack};
-use crate::id::Id;
+use crate::format::{ChunkRecord, Key, Method, Pack};
+use crate::id::{Id, IdHasher};
+
+/// What is read of a pack at a time when it is proven.
+const PROVE_BYTES: u64 = 1 << 20;
+/// So many choices among copies of a delta's bases are tried.
+const MOST_CHOICES: usize = 8;
 
 impl Repository {
     /// The bytes of a chunk, proven to be those that the id names. Where one copy is damaged, the others are tried.
     pub fn read_chunk(&self, id: &Id) -> Result<Vec<u8>, RepositoryError> {
+        if let Some(kept) = self.bases().get(id) {
+            return Ok(kept.to_vec());
+        }
         let index = self.index()?;
-        let Some(first) = index.find(id) else {
+        let Some(first) = index.find(id.prefix()) else {
             let beneath = self.beneath().ok_or(RepositoryError::MissingChunk { id: *id })?;
             return beneath.read_chunk(id);
         };
@@ -20,64 +29,126 @@ impl Repository {
             Err(error @ RepositoryError::Damaged { .. }) => error,
             other => return other,
         };
-        let others = index.find_all(id).into_iter().filter(|location| *location != first);
+        let others = index.find_all(id.prefix()).into_iter().filter(|location| *location != first);
         others.filter_map(|location| self.read_at(id, &location).ok()).next().ok_or(damage)
     }
 
-    /// The chunk is in a pack that is there, and that pack has the size which the index expects.
+    /// The chunk is in a pack that is there, and that pack has the size which the index expects; of a delta, the bases too.
     pub fn has_chunk(&self, id: &Id) -> Result<bool, RepositoryError> {
         let index = self.index()?;
         let fits = |location: &Location| {
             let end = location.offset + u64::from(location.stored_len);
-            index.pack_len(&location.pack).is_some_and(|len| end <= len)
+            let is_there = index.pack_len(&location.pack).is_some_and(|len| end <= len);
+            let mut bases = location.bases.iter();
+            is_there && bases.all(|base| self.whole_copies(*base).is_ok_and(|copies| copies > 0))
         };
-        let here =
-            index.find(id).is_some_and(|location| fits(&location)) || index.find_all(id).iter().any(fits);
+        let prefix = id.prefix();
+        let here = index.find(prefix).is_some_and(|location| fits(&location))
+            || index.find_all(prefix).iter().any(fits);
         match self.beneath() {
             Some(beneath) if !here => beneath.has_chunk(id),
             _ => Ok(here),
         }
     }
 
-    fn read_at(&self, id: &Id, location: &Location) -> Result<Vec<u8>, RepositoryError> {
+    /// A chunk's bytes as they are stored.
+    pub(super) fn read_stored(&self, location: &Location) -> Result<Vec<u8>, RepositoryError> {
         let key = Key::Pack(location.pack).path();
-        let stored = match self.backend().get_range(&key, location.offset, u64::from(location.stored_len)) {
+        let stored = self.backend().get_range(&key, location.offset, u64::from(location.stored_len));
+        match stored {
             Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::NotFound) => {
-                return Err(RepositoryError::damaged(key, error));
+                Err(RepositoryError::damaged(key, error))
             }
-            other => other?,
-        };
-        self.count_read(stored.len());
-        let plain = codec::decode(location.encoding, &stored, location.plain_len)
-            .map_err(|detail| RepositoryError::damaged(&key, format!("chunk {id}: {detail}")))?;
-        if Id::of(&plain) == *id {
-            Ok(plain)
-        } else {
-            Err(RepositoryError::damaged(key, format!("chunk {id} does not match its id")))
+            other => {
+                let stored = other?;
+                self.count_read(stored.len());
+                Ok(stored)
+            }
         }
+    }
+
+    pub(super) fn damaged_at(&self, location: &Location, detail: impl ToString) -> RepositoryError {
+        RepositoryError::damaged(Key::Pack(location.pack).path(), detail)
+    }
+
+    fn read_at(&self, id: &Id, location: &Location) -> Result<Vec<u8>, RepositoryError> {
+        let stored = self.read_stored(location)?;
+        self.decode_at(id, location, &stored)
+    }
+
+    /// Decodes what is stored somewhere to the chunk with this id, and to nothing else.
+    fn decode_at(&self, id: &Id, location: &Location, stored: &[u8]) -> Result<Vec<u8>, RepositoryError> {
+        let named = |detail: String| self.damaged_at(location, format!("chunk {id}: {detail}"));
+        let wrong = || self.damaged_at(location, format!("chunk {id} does not match its id"));
+        if location.encoding.method != Method::Delta {
+            let plain = codec::decode(location.encoding, stored, location.plain_len).map_err(named)?;
+            return if Id::of(&plain) == *id { Ok(plain) } else { Err(wrong()) };
+        }
+        // Ids may begin alike, and one copy of a base may be damaged: the result tells which choice was right.
+        let mut choices = 1;
+        for base in &location.bases {
+            choices = choices.max(self.whole_copies(*base)?);
+        }
+        let mut failure = wrong();
+        for nth in 0..choices.min(MOST_CHOICES) {
+            match self.apply_delta(location, stored, nth) {
+                Ok(plain) if Id::of(&plain) == *id => return Ok(plain),
+                Ok(_) => {}
+                Err(error @ RepositoryError::Damaged { .. }) => failure = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure)
     }
 
     /// Reads a whole pack again: its own name, its trailer, and each chunk in it. Returns the bytes read.
     pub fn prove_pack(&self, pack: &Id) -> Result<u64, RepositoryError> {
         let key = Key::Pack(*pack).path();
-        let bytes = self.backend().get(&key)?;
-        if Id::of(&bytes) != *pack {
-            return Err(RepositoryError::damaged(key, "its content does not match its name"));
+        let size = self.backend().size(&key)?;
+        let records = read_trailer(self.backend(), *pack, size)?.records;
+        let mut hasher = IdHasher::default();
+        let mut read = |from: u64, to: u64| {
+            let bytes = self.backend().get_range(&key, from, to - from)?;
+            hasher.update(&bytes);
+            Ok::<_, RepositoryError>(bytes)
+        };
+        read(0, Pack::FIRST_OFFSET)?;
+        let (mut offset, mut rest) = (Pack::FIRST_OFFSET, records.as_slice());
+        while !rest.is_empty() {
+            let mut len = 0;
+            let fits = |record: &&ChunkRecord| {
+                len += u64::from(record.stored_len);
+                len <= PROVE_BYTES
+            };
+            let (some, after) = rest.split_at(rest.iter().take_while(fits).count().clamp(1, rest.len()));
+            let len: u64 = some.iter().map(|record| u64::from(record.stored_len)).sum();
+            self.prove_records(some, *pack, offset, &read(offset, offset + len)?)?;
+            (rest, offset) = (after, offset + len);
         }
-        let decoded = Pack::decode(&bytes).map_err(|error| RepositoryError::damaged(&key, error))?;
-        let mut rest = bytes.get(Pack::FIRST_OFFSET as usize..).unwrap_or_default();
-        for record in &decoded.records {
-            let (stored, after) = rest.split_at_checked(record.stored_len as usize).unwrap_or((rest, &[]));
-            let plain = codec::decode(record.encoding, stored, record.plain_len)
-                .map_err(|detail| RepositoryError::damaged(&key, format!("chunk {}: {detail}", record.id)))?;
-            if Id::of(&plain) != record.id {
-                return Err(RepositoryError::damaged(
-                    key,
-                    format!("chunk {} does not match its id", record.id),
-                ));
+        read(offset, size)?;
+        if hasher.finish() == *pack {
+            Ok(size)
+        } else {
+            Err(RepositoryError::damaged(key, "its content does not match its name"))
+        }
+    }
+
+    fn prove_records(
+        &self,
+        records: &[ChunkRecord],
+        pack: Id,
+        mut offset: u64,
+        mut stored: &[u8],
+    ) -> Result<(), RepositoryError> {
+        for record in records {
+            let ChunkRecord { id, stored_len, plain_len, encoding, ref bases } = *record;
+            let (own, after) = stored.split_at_checked(stored_len as usize).unwrap_or((stored, &[]));
+            let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
+            if !self.was_verified(&id, own) {
+                self.decode_at(&id, &location, own)?;
             }
-            rest = after;
+            (stored, offset) = (after, offset + u64::from(stored_len));
         }
-        Ok(bytes.len() as u64)
+        Ok(())
     }
 }

@@ -4,14 +4,16 @@ use crate::format::Encoding;
 use crate::id::Id;
 use std::collections::HashMap;
 
-/// Where a chunk's stored bytes lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where the stored bytes of a chunk lie whose id begins in a certain way.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     pub pack: Id,
     pub offset: u64,
     pub stored_len: u32,
     pub plain_len: u32,
     pub encoding: Encoding,
+    /// How the ids of its bases begin.
+    pub bases: Box<[u64]>,
 }
 
 /// Packs by small numbers, so that a table needn't repeat their ids.

@@ -1,7 +1,7 @@
 //! The chunk index of a small repository: a hash table in memory.
 
 use super::location::{Location, PackNumbers};
-use crate::format::{Encoding, IndexedPack, Pack};
+use crate::format::{Encoding, ListedPack, Pack};
 use crate::id::Id;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,18 +20,25 @@ impl Hasher for PrefixHasher {
             self.0 ^= u64::from_le_bytes(*first);
         }
     }
+    fn write_u64(&mut self, prefix: u64) {
+        self.0 ^= prefix;
+    }
     fn write_usize(&mut self, _length: usize) {}
 }
 
 /// A map with ids as keys.
 pub type IdMap<T> = HashMap<Id, T, BuildHasherDefault<PrefixHasher>>;
+/// A map with the beginnings of ids as keys.
+pub type PrefixMap<T> = HashMap<u64, T, BuildHasherDefault<PrefixHasher>>;
 
-/// Where each chunk lies; 20 bytes a chunk beside its id.
+/// Where chunks lie, by the beginnings of their ids; 20 bytes a chunk beside that.
 #[derive(Default)]
 pub struct MemoryTable {
-    places: IdMap<Place>,
-    /// Further places of the few chunks that lie in several packs.
-    others: IdMap<Vec<Place>>,
+    places: PrefixMap<Place>,
+    /// Further places of the few chunks that lie in several packs, and of ids that begin alike.
+    others: PrefixMap<Vec<Place>>,
+    /// The bases of deltas, by pack and offset.
+    bases: HashMap<(u32, u32), Box<[u64]>>,
 }
 
 #[derive(Clone, Copy)]
@@ -43,43 +50,47 @@ struct Place {
     encoding: u8,
 }
 
-impl Place {
-    fn location(&self, numbers: &PackNumbers) -> Option<Location> {
-        Some(Location {
-            pack: numbers.id(self.pack)?,
-            offset: u64::from(self.offset),
-            stored_len: self.stored_len,
-            plain_len: self.plain_len,
-            encoding: Encoding::from_byte(self.encoding).ok()?,
-        })
-    }
-}
-
 impl MemoryTable {
     /// Adds a pack's chunks.
-    pub fn insert(&mut self, indexed: &IndexedPack, numbers: &mut PackNumbers) {
-        let pack = numbers.number(indexed.pack);
-        let mut offset = Pack::FIRST_OFFSET;
-        self.places.reserve(indexed.records.len());
-        for record in &indexed.records {
-            if let Ok(offset) = u32::try_from(offset) {
-                let (stored_len, plain_len) = (record.stored_len, record.plain_len);
-                let place = Place { pack, offset, stored_len, plain_len, encoding: record.encoding.byte() };
-                match self.places.entry(record.id) {
-                    Entry::Vacant(vacant) => {
-                        vacant.insert(place);
-                    }
-                    Entry::Occupied(_) => self.others.entry(record.id).or_default().push(place),
-                }
+    pub fn insert(&mut self, listed: &ListedPack, numbers: &mut PackNumbers) {
+        let pack = numbers.number(listed.pack);
+        let mut next = Pack::FIRST_OFFSET;
+        self.places.reserve(listed.chunks.len());
+        for chunk in &listed.chunks {
+            let offset = u32::try_from(next);
+            next += u64::from(chunk.stored_len);
+            let Ok(offset) = offset else { continue };
+            let (stored_len, plain_len) = (chunk.stored_len, chunk.plain_len);
+            let place = Place { pack, offset, stored_len, plain_len, encoding: chunk.encoding.byte() };
+            if !chunk.bases.is_empty() {
+                self.bases.insert((pack, offset), chunk.bases.clone());
             }
-            offset += u64::from(record.stored_len);
+            match self.places.entry(chunk.prefix) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(place);
+                }
+                Entry::Occupied(_) => self.others.entry(chunk.prefix).or_default().push(place),
+            }
         }
     }
 
-    /// Everywhere that a chunk lies.
-    pub fn find(&self, id: &Id, numbers: &PackNumbers) -> impl Iterator<Item = Location> {
-        let further = self.others.get(id).into_iter().flatten();
-        self.places.get(id).into_iter().chain(further).filter_map(|place| place.location(numbers))
+    /// Everywhere that a chunk may lie whose id begins like this.
+    pub fn find(&self, prefix: u64, numbers: &PackNumbers) -> impl Iterator<Item = Location> {
+        let further = self.others.get(&prefix).into_iter().flatten();
+        self.places.get(&prefix).into_iter().chain(further).filter_map(|place| self.location(place, numbers))
+    }
+
+    fn location(&self, place: &Place, numbers: &PackNumbers) -> Option<Location> {
+        let encoding = Encoding::from_byte(place.encoding).ok()?;
+        let bases = if encoding.bases == 0 { None } else { self.bases.get(&(place.pack, place.offset)) };
+        Some(Location {
+            pack: numbers.id(place.pack)?,
+            offset: u64::from(place.offset),
+            stored_len: place.stored_len,
+            plain_len: place.plain_len,
+            encoding,
+            bases: bases.cloned().unwrap_or_default(),
+        })
     }
 
     /// How many chunks it knows.

@@ -1,5 +1,7 @@
 //! Chunks and snapshots, kept in packs on a backend.
 
+mod bases;
+mod chunk_cache;
 mod chunk_index;
 mod chunk_reader;
 mod codec;
@@ -8,11 +10,12 @@ mod file_reader;
 mod finder;
 mod location;
 mod memory_table;
-mod node_cache;
 mod open;
 mod pack_writer;
+mod planes;
 mod rocks_table;
 mod snapshots;
+mod trailers;
 mod trees;
 
 pub use chunk_index::IndexOptions;
@@ -20,5 +23,5 @@ pub use error::RepositoryError;
 pub use file_reader::FileReader;
 pub use finder::Finder;
 pub use open::{Held, Repository};
-pub use pack_writer::{ChunkWriter, Trust, Written};
+pub use pack_writer::{ChunkWriter, NewChunk, Trust, Written};
 pub use snapshots::{Snapshot, Snapshots};

@@ -1,17 +1,22 @@
 //! An open repository: its place, its config, and its chunk index, loaded when first needed.
 
+use super::chunk_cache::ChunkCache;
 use super::chunk_index::{ChunkIndex, IndexOptions};
 use super::error::RepositoryError;
-use super::node_cache::NodeCache;
+use super::memory_table::IdMap;
 use crate::backend::{Backend, ErrorKind, Lock, LockGuard};
 use crate::format::{Chunking, FormatError, Key, RepositoryConfig};
 use crate::id::Id;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What stands in every repository for the one who finds it without knowing icecore.
 const README: &str = include_str!("repository_readme.txt");
+/// A chunk list is asked for several times in one run.
+const NODE_BYTES: usize = 16 << 20;
+/// A restore saves what is there as a difference to what it puts there: it need not read that twice.
+const BASE_BYTES: usize = 24 << 20;
 /// How often a lock that somebody else has is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
@@ -25,7 +30,10 @@ pub struct Repository {
     /// Where chunks are looked for that aren't here.
     beneath: Option<Arc<Repository>>,
     read_bytes: AtomicU64,
-    nodes: NodeCache,
+    nodes: ChunkCache,
+    bases: ChunkCache,
+    /// Deltas that this run has written and read back in memory, by their ids, and the BLAKE3 of their stored bytes.
+    verified: Mutex<IdMap<Id>>,
 }
 
 /// A lock on the repository, given back when dropped; `None` where the place has no locks.
@@ -76,8 +84,10 @@ impl Repository {
             _ => RepositoryError::damaged("config", error),
         })?;
         let id = config.id().ok_or_else(|| RepositoryError::damaged("config", "repository id"))?;
-        let (beneath, read_bytes, nodes) = (None, AtomicU64::new(0), NodeCache::default());
-        Ok(Self { backend, config, id, options, index: OnceLock::new(), beneath, read_bytes, nodes })
+        let (beneath, read_bytes) = (None, AtomicU64::new(0));
+        let (nodes, bases) = (ChunkCache::new(NODE_BYTES), ChunkCache::new(BASE_BYTES));
+        let (index, verified) = (OnceLock::new(), Mutex::default());
+        Ok(Self { backend, config, id, options, index, beneath, read_bytes, nodes, bases, verified })
     }
 
     /// The same repository, which finds in another one the chunks that it doesn't hold itself.
@@ -95,8 +105,26 @@ impl Repository {
         self.read_bytes.load(Ordering::Relaxed) + self.beneath().map_or(0, Self::read_bytes)
     }
 
-    pub(super) fn nodes(&self) -> &NodeCache {
+    /// Notes a delta that was decoded and compared after it was encoded against proven bases.
+    pub(super) fn note_verified(&self, id: Id, stored: &[u8]) {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Id::of(stored));
+    }
+
+    /// These stored bytes were decoded to the chunk before. So its bases needn't be read again to prove that it was written
+    /// as it was meant.
+    pub(super) fn was_verified(&self, id: &Id, stored: &[u8]) -> bool {
+        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.get(id).copied().is_some_and(|known| known == Id::of(stored))
+    }
+
+    /// Nodes that were read lately.
+    pub(super) fn nodes(&self) -> &ChunkCache {
         &self.nodes
+    }
+
+    /// Chunks that deltas were made to lately.
+    pub(super) fn bases(&self) -> &ChunkCache {
+        &self.bases
     }
 
     pub(super) fn count_read(&self, bytes: usize) {

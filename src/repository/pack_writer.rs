@@ -1,10 +1,12 @@
 //! Gathers new chunks into packs and lists them in index files at checkpoints.
 
-use super::codec;
+use super::bases::{Bases, Encoded, encode_all};
 use super::error::RepositoryError;
 use super::memory_table::IdMap;
 use super::open::Repository;
-use crate::format::{ChunkRecord, IndexFile, IndexedPack, Key, Pack, PackKind};
+use crate::format::{
+    ChunkRecord, ChunkRef, Encoding, IndexFile, IndexedPack, Key, ListedPack, Method, Pack, PackKind,
+};
 use crate::id::Id;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,8 +25,31 @@ pub struct Written {
     pub new_bytes: u64,
     /// Their bytes as stored.
     pub stored_bytes: u64,
+    /// Data chunks among them that were stored as differences.
+    pub delta_chunks: u64,
     /// All other bytes: tree chunks, trailers, index files.
     pub metadata_bytes: u64,
+}
+
+impl Written {
+    fn count(&mut self, kind: PackKind, encoding: Encoding, stored_len: u32, plain_len: u32) {
+        match kind {
+            PackKind::Data => {
+                self.new_bytes += u64::from(plain_len);
+                self.stored_bytes += u64::from(stored_len);
+                self.delta_chunks += u64::from(encoding.method == Method::Delta);
+            }
+            PackKind::Tree => self.metadata_bytes += u64::from(stored_len),
+        }
+    }
+}
+
+/// A chunk to be kept.
+pub struct NewChunk<'c> {
+    pub id: Id,
+    pub plain: &'c [u8],
+    /// What was in its place before, if anything was.
+    pub old: &'c [ChunkRef],
 }
 
 /// When a chunk counts as kept already.
@@ -43,7 +68,7 @@ struct OpenPack {
 }
 
 struct Checkpoint {
-    packs: Vec<IndexedPack>,
+    packs: Vec<ListedPack>,
     since: Instant,
 }
 
@@ -57,6 +82,8 @@ pub struct ChunkWriter<'r> {
     claimed: Mutex<IdMap<()>>,
     checkpoint: Mutex<Checkpoint>,
     written: Mutex<Written>,
+    /// Buffers of packs that are written: new ones would have to be given by the system, page by page.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,6 +102,7 @@ impl<'r> ChunkWriter<'r> {
             claimed: Mutex::default(),
             checkpoint: Mutex::new(Checkpoint { packs: Vec::new(), since: Instant::now() }),
             written: Mutex::default(),
+            spare: Mutex::default(),
         }
     }
 
@@ -87,45 +115,60 @@ impl<'r> ChunkWriter<'r> {
     /// still be in memory; `finish` makes all of them durable.
     pub fn put(&self, kind: PackKind, plain: &[u8]) -> Result<Id, RepositoryError> {
         let id = Id::of(plain);
-        if self.is_kept(&id)? || lock(&self.claimed).insert(id, ()).is_some() {
-            return Ok(id);
+        self.put_all(kind, &[NewChunk { id, plain, old: &[] }])?;
+        Ok(id)
+    }
+
+    /// Keeps chunks, in order. What is there already isn't stored again; what is not far from what was there before is stored
+    /// as the difference.
+    pub fn put_all(&self, kind: PackKind, chunks: &[NewChunk<'_>]) -> Result<(), RepositoryError> {
+        let mut fresh = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            if !self.is_kept(&chunk.id)? && lock(&self.claimed).insert(chunk.id, ()).is_none() {
+                fresh.push(chunk);
+            }
         }
-        let (encoding, stored) = codec::encode(plain);
+        // What before can't be read is a reason to store the new whole.
+        let bases: Vec<Bases> =
+            fresh.iter().map(|chunk| Bases::of(self.repository, chunk.old).unwrap_or_default()).collect();
+        let plains: Vec<&[u8]> = fresh.iter().map(|chunk| chunk.plain).collect();
+        for (chunk, encoded) in fresh.iter().zip(encode_all(kind, &plains, &bases)) {
+            if encoded.encoding.method == Method::Delta {
+                self.repository.note_verified(chunk.id, &encoded.stored);
+            }
+            self.append(kind, chunk, encoded)?;
+        }
+        Ok(())
+    }
+
+    fn append(&self, kind: PackKind, chunk: &NewChunk<'_>, encoded: Encoded) -> Result<(), RepositoryError> {
+        let Encoded { encoding, bases, stored } = encoded;
         let (open, limit) = match kind {
             PackKind::Data => (&self.data, DATA_PACK_BYTES),
             PackKind::Tree => (&self.tree, TREE_PACK_BYTES),
         };
-        let (stored_len, plain_len) = (stored.len() as u32, plain.len() as u32);
-        {
-            let mut written = lock(&self.written);
-            match kind {
-                PackKind::Data => {
-                    written.new_bytes += u64::from(plain_len);
-                    written.stored_bytes += u64::from(stored_len);
-                }
-                PackKind::Tree => written.metadata_bytes += u64::from(stored_len),
-            }
-        }
+        let (stored_len, plain_len) = (stored.len() as u32, chunk.plain.len() as u32);
+        lock(&self.written).count(kind, encoding, stored_len, plain_len);
         let mut pack = lock(open);
         if pack.bytes.is_empty() {
-            pack.bytes = Pack::begin();
+            pack.bytes = lock(&self.spare).pop().unwrap_or_default();
+            pack.bytes.extend_from_slice(&Pack::begin());
         }
         pack.bytes.extend_from_slice(&stored);
-        pack.records.push(ChunkRecord { id, stored_len, plain_len, encoding, bases: Box::default() });
+        pack.records.push(ChunkRecord { id: chunk.id, stored_len, plain_len, encoding, bases });
         if pack.bytes.len() < limit {
-            return Ok(id);
+            return Ok(());
         }
         let (bytes, records) = (std::mem::take(&mut pack.bytes), std::mem::take(&mut pack.records));
         drop(pack);
-        self.write_pack(kind, bytes, records)?;
-        Ok(id)
+        self.write_pack(kind, bytes, records)
     }
 
     fn is_kept(&self, id: &Id) -> Result<bool, RepositoryError> {
-        match (self.repository.index()?.find(id), self.trust) {
-            (None, _) => Ok(false),
-            (Some(_), Trust::Index) => Ok(true),
-            (Some(_), Trust::Nothing) => match self.repository.read_chunk(id) {
+        match (self.repository.index()?.holds(id)?, self.trust) {
+            (false, _) => Ok(false),
+            (true, Trust::Index) => Ok(true),
+            (true, Trust::Nothing) => match self.repository.read_chunk(id) {
                 Ok(_) => Ok(true),
                 Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }) => Ok(false),
                 Err(error) => Err(error),
@@ -152,6 +195,8 @@ impl<'r> ChunkWriter<'r> {
         }
         let indexed = IndexedPack { pack: id, kind, records: pack.records };
         self.repository.index()?.add(&indexed, bytes.len() as u64);
+        bytes.clear();
+        lock(&self.spare).push(bytes);
         // From here on the index knows them: a first backup of any size remembers only what isn't in a pack yet.
         let mut claimed = lock(&self.claimed);
         for record in &indexed.records {
@@ -159,7 +204,7 @@ impl<'r> ChunkWriter<'r> {
         }
         drop(claimed);
         let mut checkpoint = lock(&self.checkpoint);
-        checkpoint.packs.push(indexed);
+        checkpoint.packs.push(ListedPack::from(&indexed));
         let due =
             checkpoint.packs.len() >= CHECKPOINT_PACKS || checkpoint.since.elapsed() >= CHECKPOINT_AFTER;
         if due { self.write_index(&mut checkpoint) } else { Ok(()) }

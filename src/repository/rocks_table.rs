@@ -1,7 +1,7 @@
 //! The chunk index of a large repository: RocksDB in the cache directory. A cache, never the truth.
 //!
-//! Key: chunk id, then the first 8 bytes of the index file that names it, so that each index file's entries are a set of
-//! their own. Value: pack id, offset, lengths, encoding. The column family `sets` tells which index files are in, and which
+//! Key: the first 8 bytes of the chunk's id, then the first 8 bytes of the index file that names it, so that each index file's
+//! entries are a set of their own. Value: one or several places: pack id, offset, lengths, encoding, bases. The column family `sets` tells which index files are in, and which
 //! packs each of them lists.
 
 use super::location::Location;
@@ -18,9 +18,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SETS: &str = "sets";
 /// Raised when keys or values change; another version's directory is made anew.
-const LAYOUT: &str = "chunks-1";
+const LAYOUT: &str = "chunks-2";
+const PREFIX: usize = 8;
 const SET_PREFIX: usize = 8;
-const VALUE_LEN: usize = Id::LEN + 8 + 4 + 4 + 1;
+const PLACE_LEN: usize = Id::LEN + 8 + 4 + 4 + 1;
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
 
 /// Why the cache can't be used; the caller falls back to memory.
@@ -98,19 +99,27 @@ impl RocksTable {
         let mut rows = Vec::new();
         for indexed in &index.packs {
             let mut offset = Pack::FIRST_OFFSET;
-            for record in &indexed.records {
-                let mut value = Vec::with_capacity(VALUE_LEN);
+            for chunk in &indexed.chunks {
+                let mut value = Vec::with_capacity(PLACE_LEN);
                 value.extend_from_slice(indexed.pack.as_bytes());
                 value.extend_from_slice(&offset.to_le_bytes());
-                value.extend_from_slice(&record.stored_len.to_le_bytes());
-                value.extend_from_slice(&record.plain_len.to_le_bytes());
-                value.push(record.encoding.byte());
-                rows.push((row_key(&record.id, &name), value));
-                offset += u64::from(record.stored_len);
+                value.extend_from_slice(&chunk.stored_len.to_le_bytes());
+                value.extend_from_slice(&chunk.plain_len.to_le_bytes());
+                value.push(chunk.encoding.byte());
+                chunk.bases.iter().for_each(|base| value.extend_from_slice(&base.to_le_bytes()));
+                rows.push((row_key(chunk.prefix, &name), value));
+                offset += u64::from(chunk.stored_len);
             }
         }
         rows.sort_unstable();
-        rows.dedup_by(|later, earlier| later.0 == earlier.0);
+        // Ids that begin alike, or one chunk twice, share a row.
+        rows.dedup_by(|later, earlier| {
+            let is_same = later.0 == earlier.0;
+            if is_same {
+                earlier.1.append(&mut later.1);
+            }
+            is_same
+        });
         if !rows.is_empty() {
             self.ingest(&rows)?;
         }
@@ -138,19 +147,25 @@ impl RocksTable {
         Ok(())
     }
 
-    /// Everywhere that a chunk lies, packs that are gone included.
-    pub fn find(&self, id: &Id) -> Result<Vec<Location>, CacheError> {
+    /// Everywhere that a chunk may lie whose id begins like this, packs that are gone included.
+    pub fn find(&self, prefix: u64) -> Result<Vec<Location>, CacheError> {
         let mut found = Vec::new();
         let mut options = ReadOptions::default();
         options.set_prefix_same_as_start(true);
-        let from = IteratorMode::From(id.as_bytes(), rocksdb::Direction::Forward);
+        let wanted = prefix.to_le_bytes();
+        let from = IteratorMode::From(&wanted, rocksdb::Direction::Forward);
         for row in self.db.iterator_opt(from, options) {
             let (key, value) = row?;
-            if key.get(..Id::LEN) != Some(id.as_bytes().as_slice()) {
+            if key.get(..PREFIX) != Some(wanted.as_slice()) {
                 break;
             }
-            let location = decode_value(&value);
-            found.push(location.ok_or_else(|| CacheError::Damaged("a row of the wrong shape".into()))?);
+            let mut rest = &*value;
+            while !rest.is_empty() {
+                let (location, after) = decode_place(rest)
+                    .ok_or_else(|| CacheError::Damaged("a row of the wrong shape".into()))?;
+                found.push(location);
+                rest = after;
+            }
         }
         Ok(found)
     }
@@ -163,7 +178,7 @@ fn chunk_options() -> Result<Options, CacheError> {
     table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES)?);
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
-    options.set_prefix_extractor(SliceTransform::create_fixed_prefix(Id::LEN));
+    options.set_prefix_extractor(SliceTransform::create_fixed_prefix(PREFIX));
     options.set_compression_type(rocksdb::DBCompressionType::None);
     Ok(options)
 }
@@ -179,23 +194,28 @@ fn read_sets(db: &DB) -> Result<HashMap<Id, Vec<Id>>, CacheError> {
     Ok(loaded)
 }
 
-fn row_key(chunk: &Id, index: &Id) -> Vec<u8> {
-    let mut key = chunk.as_bytes().to_vec();
+fn row_key(prefix: u64, index: &Id) -> Vec<u8> {
+    let mut key = prefix.to_le_bytes().to_vec();
     key.extend(index.as_bytes().iter().take(SET_PREFIX));
     key
 }
 
-fn decode_value(value: &[u8]) -> Option<Location> {
+fn decode_place(value: &[u8]) -> Option<(Location, &[u8])> {
     let (pack, rest) = value.split_at_checked(Id::LEN)?;
     let (offset, rest) = rest.split_first_chunk::<8>()?;
     let (stored, rest) = rest.split_first_chunk::<4>()?;
     let (plain, rest) = rest.split_first_chunk::<4>()?;
-    let [encoding] = rest else { return None };
-    Some(Location {
+    let (encoding, rest) = rest.split_first()?;
+    let encoding = Encoding::from_byte(*encoding).ok()?;
+    let (bases, rest) = rest.split_at_checked(PREFIX * usize::from(encoding.bases))?;
+    let bases = bases.chunks_exact(PREFIX).filter_map(|base| base.first_chunk().copied());
+    let location = Location {
         pack: Id::from_slice(pack)?,
         offset: u64::from_le_bytes(*offset),
         stored_len: u32::from_le_bytes(*stored),
         plain_len: u32::from_le_bytes(*plain),
-        encoding: Encoding::from_byte(*encoding).ok()?,
-    })
+        encoding,
+        bases: bases.map(u64::from_le_bytes).collect(),
+    };
+    Some((location, rest))
 }

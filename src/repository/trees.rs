@@ -3,6 +3,7 @@
 use super::error::RepositoryError;
 use super::open::Repository;
 use crate::format::{ChunkRef, Content, Entry, EntryKind, Node, Root};
+use crate::id::Id;
 
 impl Repository {
     /// All chunks of a file's content, in order.
@@ -12,7 +13,7 @@ impl Repository {
             Content::Chunks(chunks) => Ok(chunks.clone()),
             Content::Sequence(root) => {
                 let mut chunks = Vec::new();
-                self.visit(root, &mut |node| match node {
+                self.visit(root, &mut |_, node| match node {
                     Node::Chunks(mut leaf) => {
                         chunks.append(&mut leaf);
                         Ok(())
@@ -29,11 +30,23 @@ impl Repository {
         }
     }
 
+    /// The lowest nodes of a file's chunk list, each with the place in the content where it begins.
+    pub fn chunk_nodes(&self, content: &Content) -> Result<Vec<(u64, Id)>, RepositoryError> {
+        let Content::Sequence(root) = content else { return Ok(Vec::new()) };
+        let (mut nodes, mut at) = (Vec::new(), 0);
+        self.visit(root, &mut |id, node| {
+            nodes.push((at, id));
+            at += weight_of(&node);
+            Ok(())
+        })?;
+        Ok(nodes)
+    }
+
     /// All entries of a directory, in order of their names.
     pub fn entries(&self, content: &Content) -> Result<Vec<Entry>, RepositoryError> {
         let Content::Sequence(root) = content else { return Ok(Vec::new()) };
         let mut entries: Vec<Entry> = Vec::new();
-        self.visit(root, &mut |node| match node {
+        self.visit(root, &mut |_, node| match node {
             Node::Entries(leaf) => {
                 let ascending =
                     entries.last().zip(leaf.first()).is_none_or(|(left, right)| left.name < right.name);
@@ -59,7 +72,7 @@ impl Repository {
         Ok(Some(entry))
     }
 
-    fn node(&self, id: &crate::id::Id, root: &Root) -> Result<Node, RepositoryError> {
+    fn node(&self, id: &Id, root: &Root) -> Result<Node, RepositoryError> {
         let bytes = match self.nodes().get(id) {
             Some(bytes) => bytes,
             None => self.nodes().keep(*id, self.read_chunk(id)?),
@@ -71,7 +84,7 @@ impl Repository {
     fn visit(
         &self,
         root: &Root,
-        take: &mut impl FnMut(Node) -> Result<(), &'static str>,
+        take: &mut impl FnMut(Id, Node) -> Result<(), &'static str>,
     ) -> Result<(), RepositoryError> {
         let mut waiting = vec![(root.id, root.level, root.weight)];
         while let Some((id, level, weight)) = waiting.pop() {
@@ -87,7 +100,7 @@ impl Repository {
                 Node::Inner { .. } => return Err(damaged(root, "an inner node at the wrong level")),
                 _ if level > 0 => return Err(damaged(root, "a leaf at an inner level")),
                 leaf if weight_of(&leaf) != weight => return Err(damaged(root, "a leaf of another weight")),
-                leaf => take(leaf).map_err(|detail| damaged(root, detail))?,
+                leaf => take(id, leaf).map_err(|detail| damaged(root, detail))?,
             }
         }
         Ok(())

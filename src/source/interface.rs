@@ -174,8 +174,9 @@ impl Seen {
 pub trait Recorder {
     /// What the parent snapshot has at `path` below the source (empty: the source itself).
     fn parent(&mut self, path: &[u8]) -> Result<Option<Seen>, CaptureError>;
-    /// Records what `reader` gives until its end.
-    fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError>;
+    /// Records what `reader` gives until its end: the content of the file at `path` below the source. What the parent has
+    /// there only tells what it may be compared with.
+    fn take(&mut self, path: &[u8], reader: &mut dyn Read) -> Result<Taken, CaptureError>;
     /// Records the content of the file at `path` below the source by a comparison that was made before: what is equal isn't
     /// read again. `None` if there is no comparison of it, or it may have changed since.
     fn take_compared(&mut self, path: &[u8], file: &File) -> Result<Option<Taken>, CaptureError>;
@@ -189,8 +190,8 @@ pub trait Recorder {
         file: &File,
         go_on: GoOn<'_>,
     ) -> Result<Retaken, CaptureError>;
-    /// Records what a retake kept aside. To be called after the hold.
-    fn settle(&mut self, retaken: Retaken) -> Result<Taken, CaptureError>;
+    /// Records what a retake of the file at `path` kept aside. To be called after the hold.
+    fn settle(&mut self, path: &[u8], retaken: Retaken) -> Result<Taken, CaptureError>;
     /// Forgets a retake that another one replaces.
     fn discard(&mut self, retaken: Retaken);
     /// `Interrupted` once somebody wants to stop.

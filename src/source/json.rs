@@ -50,7 +50,7 @@ pub fn capture(
             invalid = Some(problem);
         } else {
             invalid = None;
-            let taken = recorder.take(&mut second).map_err(|error| error.at(path))?;
+            let taken = recorder.take(b"", &mut second).map_err(|error| error.at(path))?;
             if second.finish() == first {
                 let mut entry = file_entry(&name, &metadata, path);
                 entry.size = taken.bytes;

@@ -64,7 +64,7 @@ mod tests {
         fn parent(&mut self, _: &[u8]) -> Result<Option<Seen>, CaptureError> {
             Ok(None)
         }
-        fn take(&mut self, _: &mut dyn Read) -> Result<Taken, CaptureError> {
+        fn take(&mut self, _: &[u8], _: &mut dyn Read) -> Result<Taken, CaptureError> {
             Ok(Taken { token: 0, bytes: 0 })
         }
         fn take_compared(&mut self, _: &[u8], _: &File) -> Result<Option<Taken>, CaptureError> {
@@ -76,7 +76,7 @@ mod tests {
         fn retake(&mut self, _: Option<&Taken>, _: &File, _: GoOn<'_>) -> Result<Retaken, CaptureError> {
             Ok(Retaken { token: 0 })
         }
-        fn settle(&mut self, _: Retaken) -> Result<Taken, CaptureError> {
+        fn settle(&mut self, _: &[u8], _: Retaken) -> Result<Taken, CaptureError> {
             Ok(Taken { token: 0, bytes: 0 })
         }
         fn discard(&mut self, _: Retaken) {}

@@ -225,7 +225,7 @@ mod tests {
         fn parent(&mut self, _: &[u8]) -> Result<Option<Seen>, CaptureError> {
             Ok(None)
         }
-        fn take(&mut self, reader: &mut dyn Read) -> Result<Taken, CaptureError> {
+        fn take(&mut self, _: &[u8], reader: &mut dyn Read) -> Result<Taken, CaptureError> {
             Ok(Taken { token: self.keep(reader), bytes: 0 })
         }
         fn take_compared(&mut self, _: &[u8], _: &File) -> Result<Option<Taken>, CaptureError> {
@@ -248,7 +248,7 @@ mod tests {
             }
             Ok(Retaken { token })
         }
-        fn settle(&mut self, retaken: Retaken) -> Result<Taken, CaptureError> {
+        fn settle(&mut self, _: &[u8], retaken: Retaken) -> Result<Taken, CaptureError> {
             Ok(Taken { token: retaken.token, bytes: 0 })
         }
         fn discard(&mut self, _: Retaken) {}

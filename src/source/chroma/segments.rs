@@ -26,6 +26,8 @@ struct Segment {
 /// One file of a segment, as it was last seen.
 struct SegmentFile {
     path: PathBuf,
+    /// Below the store.
+    place: Vec<u8>,
     metadata: Metadata,
     /// It had been touched so shortly before it was read that a further change might not show.
     racy: bool,
@@ -83,7 +85,7 @@ impl Segments {
                 let place = [segment.as_slice(), b"/", &name].concat();
                 let racy = is_recent(&metadata, QUIET);
                 if let Some(content) = read_file(&path, &place, &metadata, earlier, reading, recorder)? {
-                    seen.files.insert(name, SegmentFile { path, metadata, racy, content });
+                    seen.files.insert(name, SegmentFile { path, place, metadata, racy, content });
                 }
             }
         }
@@ -126,7 +128,7 @@ impl Segments {
     pub fn settle(&mut self, recorder: &mut dyn Recorder) -> Result<(), CaptureError> {
         for file in self.0.values_mut().flat_map(|segment| segment.files.values_mut()) {
             let kept = std::mem::replace(&mut file.content, Kept::Parent(Content::Empty, 0));
-            file.content = kept.settled(&file.path, recorder)?;
+            file.content = kept.settled(&file.path, &file.place, recorder)?;
             if let Kept::Taken(taken) = &file.content {
                 recorder.await_stored(taken)?;
             }
@@ -150,7 +152,7 @@ impl Segments {
         let path = store.join(OsStr::from_bytes(name));
         recorder.enter(name)?;
         for (name, file) in segment.files {
-            let (taken, content, size) = match file.content.settled(&file.path, recorder)? {
+            let (taken, content, size) = match file.content.settled(&file.path, &file.place, recorder)? {
                 Kept::Parent(content, size) => (None, content, size),
                 Kept::Taken(taken) => (Some(taken.clone()), Content::Empty, taken.bytes),
                 Kept::Retaken { .. } | Kept::Clone(_) => continue,
@@ -165,11 +167,12 @@ impl Segments {
 
 impl Kept {
     /// With nothing left to be read or encoded: the parent's, or taken.
-    fn settled(self, path: &Path, recorder: &mut dyn Recorder) -> Result<Self, CaptureError> {
+    fn settled(self, path: &Path, place: &[u8], recorder: &mut dyn Recorder) -> Result<Self, CaptureError> {
         Ok(match self {
-            Self::Retaken { retaken, .. } => Self::Taken(recorder.settle(retaken)?),
+            Self::Retaken { retaken, .. } => Self::Taken(recorder.settle(place, retaken)?),
             Self::Clone(file) => {
-                Self::Taken(recorder.take(&mut ByPosition::new(&file)).map_err(|error| error.at(path))?)
+                let taken = recorder.take(place, &mut ByPosition::new(&file));
+                Self::Taken(taken.map_err(|error| error.at(path))?)
             }
             other => other,
         })
@@ -206,10 +209,12 @@ fn read_file(
     };
     let at = |error: CaptureError| error.at(path);
     Ok(Some(match (reading, base) {
-        (Reading::Unheld, None) => Kept::Taken(recorder.take(&mut ByPosition::new(&file)).map_err(at)?),
+        (Reading::Unheld, None) => {
+            Kept::Taken(recorder.take(place, &mut ByPosition::new(&file)).map_err(at)?)
+        }
         (Reading::Unheld, Some(base)) => {
             let retaken = recorder.retake(Some(&base), &file, &|| true).map_err(at)?;
-            Kept::Taken(recorder.settle(retaken)?)
+            Kept::Taken(recorder.settle(place, retaken)?)
         }
         (Reading::Held { clones, go_on }, base) => {
             match clones.and_then(|clones| clones.clone_of(&file).ok()) {

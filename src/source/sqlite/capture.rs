@@ -128,10 +128,12 @@ impl<'a> DatabaseCapture<'a> {
         }
         let racy = marks.is_racy();
         let taken = match self.rehearsal.take() {
-            None => recorder.take(&mut ByPosition::new(&file)).map_err(|error| error.at(&self.path))?,
+            None => recorder
+                .take(&self.place, &mut ByPosition::new(&file))
+                .map_err(|error| error.at(&self.path))?,
             Some(Rehearsal { taken, .. }) => {
                 let retaken = recorder.retake(Some(&taken), &file, &|| true);
-                recorder.settle(retaken.map_err(|error| error.at(&self.path))?)?
+                recorder.settle(&self.place, retaken.map_err(|error| error.at(&self.path))?)?
             }
         };
         // Encoding and storing it must not be waited for under the hold.
@@ -236,7 +238,7 @@ impl<'a> DatabaseCapture<'a> {
             return Ok(Image { taken: None, entry, capture: self.capture.clone() });
         }
         let settled = !matches!(frozen, Frozen::ToRollBack(_));
-        let taken = frozen.record(&self.path, recorder)?;
+        let taken = frozen.record(&self.path, &self.place, recorder)?;
         self.hold = None;
         let entry = self.entry(&metadata, taken.bytes, settled.then_some(state), mtime_ns);
         Ok(Image { taken: Some(taken), entry, capture: self.capture.clone() })
@@ -414,7 +416,7 @@ impl<'a> DatabaseCapture<'a> {
         {
             return Ok(Some(Frozen::Taken(rehearsal.taken.clone())));
         }
-        let taken = take_merged(hold.database(), log.as_ref(), u32::MAX, recorder);
+        let taken = take_merged(hold.database(), log.as_ref(), u32::MAX, &self.place, recorder);
         taken.map(|taken| Some(Frozen::Taken(taken))).map_err(|error| error.at(&self.path))
     }
 }

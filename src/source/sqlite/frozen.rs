@@ -24,8 +24,13 @@ pub enum Frozen {
 }
 
 impl Frozen {
-    /// Reads and records what is still to be read of the database at `path`.
-    pub fn record(self, path: &Path, recorder: &mut dyn Recorder) -> Result<Taken, CaptureError> {
+    /// Reads and records what is still to be read of the database at `path`, which is `place` below its source.
+    pub fn record(
+        self,
+        path: &Path,
+        place: &[u8],
+        recorder: &mut dyn Recorder,
+    ) -> Result<Taken, CaptureError> {
         let at = |error: CaptureError| error.at(path);
         match self {
             Self::Parent(..) => Err(CaptureError::Unusable {
@@ -33,17 +38,17 @@ impl Frozen {
                 detail: "its state is the parent's".into(),
             }),
             Self::Taken(taken) => Ok(taken),
-            Self::Differences(retaken) => recorder.settle(retaken),
-            Self::Clone(file) => recorder.take(&mut ByPosition::new(&file)).map_err(at),
+            Self::Differences(retaken) => recorder.settle(place, retaken),
+            Self::Clone(file) => recorder.take(place, &mut ByPosition::new(&file)).map_err(at),
             Self::ToRollBack(copy) => {
                 let file = copy.roll_back().map_err(|detail| CaptureError::Unusable {
                     path: path.to_owned(),
                     detail: format!("its journal could not be rolled back in a copy: {detail}"),
                 })?;
-                recorder.take(&mut ByPosition::new(&file)).map_err(at)
+                recorder.take(place, &mut ByPosition::new(&file)).map_err(at)
             }
             Self::Log { database, log, frames } => {
-                take_merged(&database, log.as_ref(), frames, recorder).map_err(at)
+                take_merged(&database, log.as_ref(), frames, place, recorder).map_err(at)
             }
         }
     }
@@ -54,13 +59,14 @@ pub fn take_merged(
     database: &File,
     log: Option<&File>,
     frames: u32,
+    place: &[u8],
     recorder: &mut dyn Recorder,
 ) -> Result<Taken, CaptureError> {
     if let Some(log) = log {
         let pages = CommittedPages::read(log, frames).map_err(CaptureError::Reading)?;
         if !pages.is_empty() {
-            return recorder.take(&mut Merged::new(database, log, &pages));
+            return recorder.take(place, &mut Merged::new(database, log, &pages));
         }
     }
-    recorder.take(&mut ByPosition::new(database))
+    recorder.take(place, &mut ByPosition::new(database))
 }

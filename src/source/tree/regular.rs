@@ -105,7 +105,8 @@ impl Regular<'_> {
         let taken = match known {
             Some(taken) => taken,
             None => {
-                recorder.take(&mut Ranges::new(&self.file, ranges)).map_err(|error| error.at(self.path))?
+                let mut ranges = Ranges::new(&self.file, ranges);
+                recorder.take(self.relative, &mut ranges).map_err(|error| error.at(self.path))?
             }
         };
         let complete = taken.bytes == expected;

@@ -1,0 +1,178 @@
+//! Cuts a changed content where it was cut before, as far as its bytes allow, so that what didn't change needs hashing only.
+//!
+//! A cut depends on nothing but the bytes between it and the cut before. So from a recorded cut on, chunks that are equal are
+//! what a fresh cutting finds; where one isn't, the content is cut anew from its beginning until a cut meets a recorded one.
+
+use super::boundaries::Recorded;
+use super::content_defined::{Cuts, Cutter};
+use crate::id::Id;
+use std::ops::Range;
+
+/// A chunk of the content as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    pub id: Id,
+    pub start: usize,
+    pub len: usize,
+    /// The recorded chunks that were in its place.
+    pub old: Range<usize>,
+    /// It is the recorded one.
+    pub is_same: bool,
+}
+
+/// What a part of a content consists of now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    pub pieces: Vec<Piece>,
+    /// Bytes that the pieces cover. Fewer than the recorded chunks have: where the next cut lies, or whether it meets a
+    /// recorded one, these bytes don't tell.
+    pub resolved: usize,
+}
+
+/// Bytes behind the last recorded chunk that tell whether its cut is still one.
+pub const LOOKAHEAD_BYTES: usize = 64;
+
+/// Compares `bytes`, which begin at a recorded cut, with what is recorded from there on. They go on to the end of the last
+/// recorded chunk, and for `LOOKAHEAD_BYTES` behind it; or, with `last`, to the end of the content, wherever that is.
+pub fn replay(cutter: &Cutter, cuts: Cuts, bytes: &[u8], recorded: &[Recorded], last: bool) -> Replayed {
+    let mut starts = Vec::with_capacity(recorded.len() + 1);
+    starts.push(0);
+    for chunk in recorded {
+        starts.push(starts.last().copied().unwrap_or(0) + chunk.len as usize);
+    }
+    let recorded_end = starts.last().copied().unwrap_or(0);
+    let end = if last { bytes.len() } else { recorded_end.min(bytes.len()) };
+    let mut pieces = Vec::with_capacity(recorded.len());
+    let mut at = 0;
+    let mut known: Option<usize> = Some(0);
+    while at < end {
+        if let Some(number) = known
+            && let Some(chunk) = recorded.get(number)
+            && let Some(part) = bytes.get(at..at + chunk.len as usize)
+        {
+            let id = Id::of(part);
+            // The end of the content is a cut whatever the bytes are, so a chunk that ended there is one only if it does again.
+            let (len, old) = (part.len(), number..number + 1);
+            if id == chunk.id {
+                pieces.push(Piece { id, start: at, len, old, is_same: true });
+                (at, known) = (at + len, Some(number + 1));
+                continue;
+            }
+            if cutter.next(cuts, bytes.get(at..).unwrap_or_default(), last) == Some(len) {
+                pieces.push(Piece { id, start: at, len, old, is_same: false });
+                (at, known) = (at + len, Some(number + 1));
+                continue;
+            }
+        }
+        let rest = bytes.get(at..).unwrap_or_default();
+        let Some(len) = cutter.next(cuts, rest, last).filter(|len| at + len <= end) else { break };
+        let id = Id::of(rest.get(..len).unwrap_or_default());
+        let first = starts.partition_point(|start| *start <= at).saturating_sub(1);
+        let behind = starts.partition_point(|start| *start < at + len).min(recorded.len());
+        let old = first.min(behind)..behind;
+        pieces.push(Piece { id, start: at, len, old, is_same: false });
+        at += len;
+        known = starts.binary_search(&at).ok();
+    }
+    // What ends between recorded cuts has to be gone on with from there by whoever has more bytes.
+    Replayed { pieces, resolved: at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LOOKAHEAD_BYTES, replay};
+    use crate::chunking::{Cuts, Cutter, Recorded, Sizes};
+    use crate::id::Id;
+    use proptest::prelude::{ProptestConfig, any, prop, proptest};
+
+    const SIZES: Sizes = Sizes { min: 64, average: 256, max: 1024 };
+
+    fn noise(len: usize, seed: u64) -> Vec<u8> {
+        let mut state = seed | 1;
+        let mut step = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..len).map(|_| step()).collect()
+    }
+
+    fn fresh(cutter: &Cutter, cuts: Cuts, bytes: &[u8]) -> Vec<Recorded> {
+        let mut at = 0;
+        let lengths = cutter.cut(cuts, bytes, true).into_iter();
+        let part = |len: usize| {
+            at += len;
+            Recorded { id: Id::of(&bytes[at - len..at]), len: len as u32 }
+        };
+        lengths.map(part).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        /// Whatever changed: the pieces are the beginning of what a fresh cutting finds, and with the end of the content in
+        /// sight all of it.
+        #[test]
+        fn it_is_what_a_fresh_cutting_finds(
+            len in 0usize..12_000, seed in any::<u64>(), every in 0u32..700,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..4), 0..8),
+            upto in any::<prop::sample::Index>(),
+        ) {
+            let cutter = Cutter::new(SIZES, 0);
+            let cuts = if every < 100 { Cuts::ByContent } else { Cuts::Every(every) };
+            let old = noise(len, seed);
+            let recorded = fresh(&cutter, cuts, &old);
+            let mut new = old.clone();
+            for (at, byte, kind) in changes {
+                match kind {
+                    _ if new.is_empty() => new.push(byte),
+                    0 => drop(new.remove(at.index(new.len()))),
+                    1 => new.insert(at.index(new.len()), byte),
+                    _ => {
+                        let at = at.index(new.len());
+                        new[at] ^= byte;
+                    }
+                }
+            }
+            let expected = fresh(&cutter, cuts, &new);
+            let found = |bytes: &[u8], recorded: &[Recorded], last: bool| {
+                let replayed = replay(&cutter, cuts, bytes, recorded, last);
+                let mut at = 0;
+                for piece in &replayed.pieces {
+                    assert_eq!(piece.start, at);
+                    assert_eq!(piece.id, Id::of(&bytes[at..at + piece.len]));
+                    assert!(piece.old.end <= recorded.len());
+                    assert!(!piece.is_same || recorded[piece.old.start].id == piece.id);
+                    at += piece.len;
+                }
+                assert_eq!(at, replayed.resolved);
+                replayed.pieces.iter().map(|piece| Recorded { id: piece.id, len: piece.len as u32 }).collect::<Vec<_>>()
+            };
+            // A chunk that the old end had cut short may be followed by more bytes: whoever calls knows.
+            let sum = |recorded: &[Recorded]| recorded.iter().map(|chunk| chunk.len as usize).sum::<usize>();
+            let grew = new.len() > sum(&recorded);
+            let stable = if grew { &recorded[..recorded.len().saturating_sub(1)] } else { &recorded[..] };
+            if !grew || stable.is_empty() {
+                assert_eq!(found(&new, stable, true), expected);
+            }
+            let part = &stable[..if stable.is_empty() { 0 } else { upto.index(stable.len()) }];
+            if sum(part) + LOOKAHEAD_BYTES <= new.len() {
+                let pieces = found(&new[..sum(part) + LOOKAHEAD_BYTES], part, false);
+                assert_eq!(pieces, expected[..pieces.len()]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_known_and_changes_in_place_are_resolved() {
+        let cutter = Cutter::new(SIZES, 0);
+        let old = noise(100_000, 5);
+        let recorded = fresh(&cutter, Cuts::ByContent, &old);
+        let end: usize = recorded[..200].iter().map(|chunk| chunk.len as usize).sum();
+        let mut new = old.clone();
+        let places = [1000usize, 30_000, 30_500];
+        places.iter().for_each(|place| new[*place] ^= 1);
+        let replayed =
+            replay(&cutter, Cuts::ByContent, &new[..end + LOOKAHEAD_BYTES], &recorded[..200], false);
+        assert_eq!(replayed.resolved, end);
+        assert!(replayed.pieces.iter().filter(|piece| !piece.is_same).count() <= 9);
+    }
+}

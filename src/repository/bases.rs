@@ -1,0 +1,155 @@
+//! What a new chunk can be told as a difference to: whole copies of what was there before.
+
+use super::codec::{self, DeltaEncoder};
+use super::error::RepositoryError;
+use super::location::Location;
+use super::open::Repository;
+use crate::format::{ChunkRef, Encoding, Method, PackKind};
+use crate::id::Id;
+
+/// So many bases has a delta at most.
+const MOST: usize = 4;
+/// More bytes than these are no help, and would have to be read for every chunk.
+const MOST_BYTES: usize = 2 << 20;
+
+/// A delta is worth it up to this part of what the chunk takes by itself; beyond, the chunk is stored whole, and serves as the
+/// next one's base. A node that is read rarely and changes a little each time may go further from its base.
+fn worth(kind: PackKind) -> u64 {
+    match kind {
+        PackKind::Data => 4,
+        PackKind::Tree => 2,
+    }
+}
+
+/// Whole chunks, proven when they were read.
+#[derive(Default)]
+pub struct Bases {
+    /// How their ids begin.
+    pub prefixes: Vec<u64>,
+    /// Their bytes one after another.
+    pub bytes: Vec<u8>,
+    stored_bytes: u64,
+}
+
+/// A chunk as it will lie in a pack.
+pub struct Encoded {
+    pub encoding: Encoding,
+    pub bases: Box<[u64]>,
+    pub stored: Vec<u8>,
+}
+
+impl Bases {
+    /// What `old` chunks consist of, or are told as differences to. As few as can be read: a delta is no must.
+    pub fn of(repository: &Repository, old: &[ChunkRef]) -> Result<Self, RepositoryError> {
+        let mut bases = Self::default();
+        for chunk in old {
+            bases.add(repository, &chunk.id)?;
+        }
+        Ok(bases)
+    }
+
+    fn add(&mut self, repository: &Repository, id: &Id) -> Result<(), RepositoryError> {
+        let Some(location) = repository.index()?.find(id.prefix()) else { return Ok(()) };
+        if location.encoding.method != Method::Delta {
+            let plain = repository.bases().keep(*id, repository.read_chunk(id)?);
+            self.push(id.prefix(), &plain, location.stored_len);
+            return Ok(());
+        }
+        let mut parts = Vec::with_capacity(location.bases.len());
+        for prefix in &location.bases {
+            let Some(part) = repository.read_whole(*prefix, 0)? else { return Ok(()) };
+            parts.push((*prefix, part));
+        }
+        // Nobody knows the bases' whole ids here: what they make proves them.
+        let joined = parts.iter().map(|(_, (plain, _))| plain.as_slice()).collect::<Vec<_>>().concat();
+        let again = repository.read_stored(&location)?;
+        let is_right = codec::decode_delta(&again, &joined, location.plain_len);
+        if is_right.is_ok_and(|plain| Id::of(&plain) == *id) {
+            parts.iter().for_each(|(prefix, (plain, stored_len))| self.push(*prefix, plain, *stored_len));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, prefix: u64, plain: &[u8], stored_len: u32) {
+        let fits = self.prefixes.len() < MOST && self.bytes.len() + plain.len() <= MOST_BYTES;
+        if fits && !self.prefixes.contains(&prefix) {
+            self.prefixes.push(prefix);
+            self.bytes.extend_from_slice(plain);
+            self.stored_bytes += u64::from(stored_len);
+        }
+    }
+
+    /// What a delta of so many plain bytes may take. What is stored whole instead is the next one's base.
+    fn most(&self, kind: PackKind, plain_len: usize) -> usize {
+        let whole = plain_len as u64 * self.stored_bytes / (self.bytes.len() as u64).max(1);
+        (whole / worth(kind)) as usize
+    }
+}
+
+/// Encodes chunks, each as a difference to its bases if that is worth it, else by itself.
+pub fn encode_all(kind: PackKind, plains: &[&[u8]], bases: &[Bases]) -> Vec<Encoded> {
+    let pairs = || plains.iter().zip(bases);
+    let longest = pairs().filter(|(_, bases)| !bases.bytes.is_empty());
+    let longest = longest.map(|(plain, bases)| plain.len() + bases.bytes.len()).max();
+    let mut encoder = longest.and_then(DeltaEncoder::new);
+    pairs()
+        .map(|(plain, bases)| {
+            let delta = encoder.as_mut().filter(|_| !bases.bytes.is_empty()).and_then(|encoder| {
+                let encoding = Encoding::delta(bases.prefixes.len())?;
+                let stored = encoder.encode(plain, &bases.bytes, bases.most(kind, plain.len()))?;
+                Some(Encoded { encoding, bases: bases.prefixes.clone().into_boxed_slice(), stored })
+            });
+            delta.unwrap_or_else(|| {
+                let (encoding, stored) = codec::encode(plain);
+                Encoded { encoding, bases: Box::default(), stored }
+            })
+        })
+        .collect()
+}
+
+impl Repository {
+    /// A whole copy of a chunk whose id begins like this, and how long it is as stored; of several the `nth`. It is not proven:
+    /// what is made of it has to be. `None` if there is none.
+    pub(super) fn read_whole(
+        &self,
+        prefix: u64,
+        nth: usize,
+    ) -> Result<Option<(Vec<u8>, u32)>, RepositoryError> {
+        let mut whole = self.index()?.find_all(prefix);
+        whole.retain(|location| location.encoding.method != Method::Delta);
+        let Some(location) = whole.get(nth % whole.len().max(1)) else {
+            return self.beneath().map_or(Ok(None), |beneath| beneath.read_whole(prefix, nth));
+        };
+        let stored = self.read_stored(location)?;
+        let plain = codec::decode(location.encoding, &stored, location.plain_len)
+            .map_err(|detail| self.damaged_at(location, detail))?;
+        Ok(Some((plain, location.stored_len)))
+    }
+
+    /// How many whole copies there are of chunks whose ids begin like this.
+    pub(super) fn whole_copies(&self, prefix: u64) -> Result<usize, RepositoryError> {
+        let here = self.index()?.find_all(prefix);
+        let here = here.iter().filter(|location| location.encoding.method != Method::Delta).count();
+        match self.beneath() {
+            Some(beneath) if here == 0 => beneath.whole_copies(prefix),
+            _ => Ok(here),
+        }
+    }
+
+    /// The bytes of a delta, by the `nth` choice among copies of its bases.
+    pub(super) fn apply_delta(
+        &self,
+        location: &Location,
+        stored: &[u8],
+        nth: usize,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let mut joined = Vec::new();
+        for prefix in &location.bases {
+            let missing = || self.damaged_at(location, "the base of a delta is missing");
+            let (mut plain, _) = self.read_whole(*prefix, nth)?.ok_or_else(missing)?;
+            joined.append(&mut plain);
+        }
+        codec::decode_delta(stored, &joined, location.plain_len)
+            .map_err(|detail| self.damaged_at(location, detail))
+    }
+}

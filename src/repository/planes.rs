@@ -1,0 +1,155 @@
+//! Numbers of four bytes, taken apart: the bytes at places equal modulo four form four planes, of which those that say
+//! little (signs and exponents of floats, the upper bytes of small integers) compress well, and the others not at all.
+//!
+//! Stored: the length of each plane as stored (4 × u32), then the planes. A plane as long as its bytes is raw, a shorter one
+//! is a zstd frame.
+
+/// How many planes there are.
+const PLANES: usize = 4;
+const HEAD_BYTES: usize = 4 * PLANES;
+/// A plane is said to compress below this many bits per byte: in a short sample even noise seems to have less than eight.
+const WORTH_BITS: f32 = 7.4;
+
+/// Compresses, or says that it isn't worth it.
+pub type Compress<'c> = &'c dyn Fn(&[u8]) -> Option<Vec<u8>>;
+/// Decompresses to so many bytes at most.
+pub type Decompress<'d> = &'d dyn Fn(&[u8], usize) -> Result<Vec<u8>, String>;
+
+/// How many bytes of plane `number` there are in `len` bytes.
+fn plane_len(len: usize, number: usize) -> usize {
+    (len + PLANES - 1).saturating_sub(number) / PLANES
+}
+
+/// What a sample tells about each plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// About how many bytes the sample would take.
+    pub bytes: usize,
+    /// Which planes are worth compressing.
+    pub worth: [bool; PLANES],
+}
+
+/// Judges a sample by the entropy of each plane.
+pub fn estimate(sample: &[u8]) -> Estimate {
+    let mut counts = [[0u32; 256]; PLANES];
+    for quad in sample.chunks_exact(PLANES) {
+        for (count, byte) in counts.iter_mut().zip(quad) {
+            if let Some(count) = count.get_mut(usize::from(*byte)) {
+                *count += 1;
+            }
+        }
+    }
+    let total = (sample.len() / PLANES).max(1) as f32;
+    let entropies = counts.map(|counts| {
+        let shares = counts.iter().filter(|count| **count > 0).map(|count| *count as f32 / total);
+        -shares.map(|share| share * share.log2()).sum::<f32>()
+    });
+    let worth = entropies.map(|entropy| entropy < WORTH_BITS);
+    let bits = entropies.iter().zip(worth).map(|(entropy, worth)| if worth { entropy + 0.2 } else { 8.0 });
+    let bytes = HEAD_BYTES + (sample.len() as f32 * bits.sum::<f32>() / (8.0 * PLANES as f32)) as usize;
+    Estimate { bytes, worth }
+}
+
+/// Takes the bytes apart.
+fn split(plain: &[u8]) -> [Vec<u8>; PLANES] {
+    let quads = plain.chunks_exact(PLANES);
+    let rest = quads.remainder();
+    let mut planes: [Vec<u8>; PLANES] = std::array::from_fn(|number| vec![0; plane_len(plain.len(), number)]);
+    let [a, b, c, d] = &mut planes;
+    for ((((quad, a), b), c), d) in
+        quads.zip(a.iter_mut()).zip(b.iter_mut()).zip(c.iter_mut()).zip(d.iter_mut())
+    {
+        let word = quad.first_chunk::<PLANES>().copied().unwrap_or_default();
+        [*a, *b, *c, *d] = word;
+    }
+    for (plane, byte) in planes.iter_mut().zip(rest) {
+        if let Some(last) = plane.last_mut() {
+            *last = *byte;
+        }
+    }
+    planes
+}
+
+/// Encodes by planes, those compressed that are `worth` it; `None` if they are too long for that.
+pub fn encode(plain: &[u8], worth: [bool; PLANES], compress: Compress<'_>) -> Option<Vec<u8>> {
+    let mut stored = split(plain);
+    for (plane, _) in stored.iter_mut().zip(worth).filter(|(_, worth)| *worth) {
+        if let Some(shorter) = compress(plane).filter(|shorter| shorter.len() < plane.len()) {
+            *plane = shorter;
+        }
+    }
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + stored.iter().map(Vec::len).sum::<usize>());
+    for part in &stored {
+        bytes.extend_from_slice(&u32::try_from(part.len()).ok()?.to_le_bytes());
+    }
+    stored.iter().for_each(|part| bytes.extend_from_slice(part));
+    Some(bytes)
+}
+
+/// Puts the planes together again: `len` bytes.
+pub fn decode(stored: &[u8], len: usize, decompress: Decompress<'_>) -> Result<Vec<u8>, String> {
+    let short = || "planes: cut short".to_owned();
+    let (head, mut rest) = stored.split_at_checked(HEAD_BYTES).ok_or_else(short)?;
+    let mut planes: [Vec<u8>; PLANES] = Default::default();
+    for (number, (plane, part_len)) in planes.iter_mut().zip(head.chunks_exact(4)).enumerate() {
+        let part_len = part_len.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
+        let (part, after) = rest.split_at_checked(part_len).ok_or_else(short)?;
+        let wanted = plane_len(len, number);
+        *plane = if part_len == wanted { part.to_vec() } else { decompress(part, wanted)? };
+        if plane.len() != wanted {
+            return Err(format!("planes: one of {} bytes instead of {wanted}", plane.len()));
+        }
+        rest = after;
+    }
+    if !rest.is_empty() {
+        return Err("planes: bytes behind the last".to_owned());
+    }
+    Ok(join(&planes, len))
+}
+
+fn join(planes: &[Vec<u8>; PLANES], len: usize) -> Vec<u8> {
+    let mut plain = vec![0u8; len];
+    let [a, b, c, d] = planes;
+    let mut quads = plain.chunks_exact_mut(PLANES);
+    for ((((quad, a), b), c), d) in (&mut quads).zip(a).zip(b).zip(c).zip(d) {
+        let word = u32::from(*a) | u32::from(*b) << 8 | u32::from(*c) << 16 | u32::from(*d) << 24;
+        quad.copy_from_slice(&word.to_le_bytes());
+    }
+    for (byte, plane) in quads.into_remainder().iter_mut().zip(planes) {
+        *byte = plane.last().copied().unwrap_or(0);
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{decode, encode};
+    use proptest::prelude::{any, prop, proptest};
+
+    proptest! {
+        #[test]
+        fn planes_read_back(plain in prop::collection::vec(any::<u8>(), 0..300), shortens in any::<[bool; 4]>()) {
+            let turn = std::cell::Cell::new(0);
+            // Not a compression, but it tells that parts and lengths find each other.
+            let cut = |plane: &[u8]| {
+                turn.set(turn.get() + 1);
+                shortens[turn.get() - 1].then(|| plane[..plane.len() / 2].to_vec())
+            };
+            let stored = encode(&plain, [true; 4], &cut).unwrap();
+            let planes: Vec<Vec<u8>> = (0..4).map(|plane| plain.iter().skip(plane).step_by(4).copied().collect()).collect();
+            let find = |part: &[u8], len: usize| {
+                let found = planes.iter().find(|plane| plane.len() == len && plane[..len / 2] == *part);
+                found.cloned().ok_or_else(|| "no such plane".to_owned())
+            };
+            let again = decode(&stored, plain.len(), &find).unwrap();
+            let alike = |one: usize, other: usize| one != other && planes[one][..planes[one].len() / 2] == planes[other][..planes[other].len() / 2];
+            let is_clear = (0..4).all(|one| (0..4).all(|other| !alike(one, other)));
+            assert!(!is_clear || again == plain);
+        }
+
+        #[test]
+        fn hostile_planes_are_an_error_at_worst(stored in prop::collection::vec(any::<u8>(), 0..200), len in 0usize..10_000) {
+            drop(decode(&stored, len, &|part, _| Ok(part.to_vec())));
+        }
+    }
+}
