@@ -21,7 +21,7 @@ import cbor2
 import zstandard
 from blake3 import blake3
 
-FORMATS, MAX_CHUNK, ENCODINGS = range(1), 16 << 20, (0, 1, 3, 0x12, 0x22, 0x32, 0x42)
+FORMATS, MAX_CHUNK, ENCODINGS = range(1), 16 << 20, (0, 1, 3, 18, 20, 34, 36, 50, 52, 66, 68)
 MAX_FILE = 1 << 30  # of what is read at once: the format sets no bound, but no file shall fill the memory
 PACK = r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}"
 STAMP, SOURCE, NAME = "[0-9]{8}T[0-9]{6}Z", "[a-z][a-z0-9_]*", rb"(?!\.{1,2}\Z)[^/\0]+"
@@ -97,8 +97,8 @@ def read(path, offset=0, length=MAX_FILE, named=False):
 
 def unzip(data, size, prefix=b""):
     """One zstd frame. It decides how much memory is taken, so its word is checked first."""
-    raw = zstandard.ZstdCompressionDict(prefix, zstandard.DICT_TYPE_RAWCONTENT) if prefix else None
     if zstandard.frame_content_size(data) in (-1, size):
+        raw = zstandard.ZstdCompressionDict(prefix, zstandard.DICT_TYPE_RAWCONTENT) if prefix else None
         return zstandard.ZstdDecompressor(dict_data=raw).decompress(data, max_output_size=size)
 
 
@@ -190,6 +190,9 @@ class Repository:
             whole = [place for place in self.places.get(base, ()) if not place[5]]
             prefix += (self.decoded(whole[nth % len(whole)]) or b"") if whole else b""
         try:
+            if encoding & 15 == 4:
+                mask = int.from_bytes(prefix[:plain].ljust(plain, b"\0"))
+                return (int.from_bytes(unzip(data, plain)) ^ mask).to_bytes(plain)
             return planes(data, plain) if encoding == 3 else unzip(data, plain, prefix) if encoding else data
         except (zstandard.ZstdError, struct.error, ValueError, TypeError):
             return None
@@ -271,8 +274,8 @@ def set_metadata(entry, path):
         attempt(os.chown, path, entry["u"], entry["g"], follow_symlinks=False)
     for name, value in entry["x"]:
         attempt(os.setxattr, path, name, value, follow_symlinks=False)
+    own = os.lstat(path)[stat.ST_UID : stat.ST_GID + 1] == (entry["u"], entry["g"])
     if entry["k"] != SYMLINK:
-        own = os.lstat(path)[stat.ST_UID : stat.ST_GID + 1] == (entry["u"], entry["g"])
         attempt(os.chmod, path, entry["m"] if own else entry["m"] & 0o1777)  # set-id bits are the owner's
     attempt(os.utime, path, ns=(entry["t"], entry["t"]), follow_symlinks=False)
 
@@ -287,11 +290,9 @@ def main(arguments):
             case [path, stamp, target]:
                 Repository(path).restore(stamp, target)
             case _:
-                say("usage: extract.py REPO [STAMP DIR]; --help explains")
-                return 2
+                return say("usage: extract.py REPO [STAMP DIR]; --help explains") or 2
     except (OSError, ValueError, MemoryError) as error:
-        say(f"error: {error}")
-        return 1
+        return say(f"error: {error}") or 1
 
 
 if __name__ == "__main__":

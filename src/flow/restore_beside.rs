@@ -30,7 +30,7 @@ pub fn restore_beside(
     temporary_directory: &Path,
     progress: &dyn Progress,
 ) -> Result<(Placed, Vec<Finding>), BesideError> {
-    let prospect = look(repository, items, owner, false, temporary_directory, progress)?;
+    let prospect = look(repository, items, owner, false, progress)?;
     if let Some(shortage) = prospect.shortage {
         return Err(BesideError::NoSpace(shortage));
     }

@@ -14,7 +14,7 @@ use crate::restore::{
     place, shortage, survey,
 };
 use crate::source::sidecars_of;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What a restore would do, and what stands in its way.
 pub struct Prospect {
@@ -39,9 +39,9 @@ impl Prospect {
     }
 
     /// A file system that has too little room as it is now.
-    fn shortage_now(&self, temporary_directory: &Path) -> Option<Shortage> {
+    fn shortage_now(&self) -> Option<Shortage> {
         let pairs: Vec<(&Target, &Plan)> = self.targets.iter().zip(&self.plans).collect();
-        shortage(&pairs, temporary_directory)
+        shortage(&pairs)
     }
 
     /// Bytes that will be written at most.
@@ -139,7 +139,6 @@ pub fn look(
     items: &[RestoreItem],
     owner: Owner,
     lists_all: bool,
-    temporary_directory: &Path,
     progress: &dyn Progress,
 ) -> Result<Prospect, RestoreError> {
     let targets = items.iter().map(|item| item.target.resolve()).collect::<Result<Vec<_>, _>>()?;
@@ -151,7 +150,7 @@ pub fn look(
         plans.push(survey(repository, &item.goal, target, &options, progress)?);
     }
     let mut prospect = Prospect { targets, plans, shortage: None };
-    prospect.shortage = prospect.shortage_now(temporary_directory);
+    prospect.shortage = prospect.shortage_now();
     Ok(prospect)
 }
 
@@ -217,8 +216,8 @@ fn restore_quiesced(
     progress: &dyn Progress,
 ) -> Result<(), RestoreFailure> {
     let RestoreRequest { repository, items, owner, before, temporary_directory, .. } = request;
-    let mut prospect = look(repository, &items, owner, false, &temporary_directory, progress)
-        .map_err(RestoreFailure::CannotPlan)?;
+    let mut prospect =
+        look(repository, &items, owner, false, progress).map_err(RestoreFailure::CannotPlan)?;
     let is_free = |so_far: &mut Restored, plans: &[Plan]| {
         let guard = so_far.guard.insert(look_for_users(plans));
         refuse_by(guard, request.accepts_blind_guard)
@@ -258,7 +257,7 @@ fn restore_quiesced(
             so_far.warnings.extend(unsaved);
             // Saving may have taken its time, and the room.
             is_free(so_far, &prospect.plans)?;
-            if let Some(shortage) = prospect.shortage_now(&temporary_directory) {
+            if let Some(shortage) = prospect.shortage_now() {
                 return Err(RestoreFailure::NoSpace(shortage));
             }
             journal.place.write(&journal.id, &journal.journal).map_err(RestoreFailure::Journal)?;

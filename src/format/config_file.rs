@@ -21,9 +21,9 @@ impl Default for Chunking {
     fn default() -> Self {
         Self {
             algorithm: "fastcdc-v2020".into(),
-            min_bytes: 16 << 10,
-            average_bytes: 64 << 10,
-            max_bytes: 256 << 10,
+            min_bytes: 8 << 10,
+            average_bytes: 32 << 10,
+            max_bytes: 128 << 10,
             database_bytes: 16 << 10,
         }
     }

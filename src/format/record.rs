@@ -14,6 +14,8 @@ pub enum Method {
     Zstd,
     /// One zstd frame whose prefix is the concatenation of the bases.
     Delta,
+    /// One zstd frame of the chunk's bytes, each XORed with the byte of the concatenated bases at its place.
+    Xor,
     /// The bytes at places equal modulo four apart, each of the four planes as it is or as a zstd frame.
     Planes,
 }
@@ -30,10 +32,15 @@ impl Encoding {
     pub const ZSTD: Self = Self { method: Method::Zstd, bases: 0 };
     pub const PLANES: Self = Self { method: Method::Planes, bases: 0 };
 
-    /// A delta against so many bases.
-    pub fn delta(bases: usize) -> Option<Self> {
+    /// A difference to so many bases.
+    pub fn difference(method: Method, bases: usize) -> Option<Self> {
         let bases = u8::try_from(bases).ok().filter(|bases| (1..=4).contains(bases))?;
-        Some(Self { method: Method::Delta, bases })
+        Some(Self { method, bases })
+    }
+
+    /// It can't be decoded without bases.
+    pub fn is_difference(self) -> bool {
+        self.bases > 0
     }
 
     /// The byte as stored.
@@ -43,6 +50,7 @@ impl Encoding {
             Method::Zstd => 1,
             Method::Delta => 2,
             Method::Planes => 3,
+            Method::Xor => 4,
         };
         self.bases << 4 | method
     }
@@ -54,10 +62,12 @@ impl Encoding {
             1 => Method::Zstd,
             2 => Method::Delta,
             3 => Method::Planes,
+            4 => Method::Xor,
             other => return Err(FormatError::invalid("chunk record", format!("unknown encoding {other}"))),
         };
         let bases = byte >> 4;
-        let fits = if method == Method::Delta { (1..=4).contains(&bases) } else { bases == 0 };
+        let fits =
+            if matches!(method, Method::Delta | Method::Xor) { (1..=4).contains(&bases) } else { bases == 0 };
         if fits {
             Ok(Self { method, bases })
         } else {

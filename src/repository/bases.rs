@@ -6,6 +6,7 @@ use super::location::Location;
 use super::open::Repository;
 use crate::format::{ChunkRef, Encoding, Method, PackKind};
 use crate::id::Id;
+use std::sync::Arc;
 
 /// So many bases has a delta at most.
 const MOST: usize = 4;
@@ -27,7 +28,7 @@ pub struct Bases {
     /// How their ids begin.
     pub prefixes: Vec<u64>,
     /// Their bytes one after another.
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<Vec<u8>>,
     stored_bytes: u64,
 }
 
@@ -50,9 +51,9 @@ impl Bases {
 
     fn add(&mut self, repository: &Repository, id: &Id) -> Result<(), RepositoryError> {
         let Some(location) = repository.index()?.find(id.prefix()) else { return Ok(()) };
-        if location.encoding.method != Method::Delta {
+        if !location.encoding.is_difference() {
             let plain = repository.bases().keep(*id, repository.read_chunk(id)?);
-            self.push(id.prefix(), &plain, location.stored_len);
+            self.push(id.prefix(), plain, location.stored_len);
             return Ok(());
         }
         let mut parts = Vec::with_capacity(location.bases.len());
@@ -63,18 +64,25 @@ impl Bases {
         // Nobody knows the bases' whole ids here: what they make proves them.
         let joined = parts.iter().map(|(_, (plain, _))| plain.as_slice()).collect::<Vec<_>>().concat();
         let again = repository.read_stored(&location)?;
-        let is_right = codec::decode_delta(&again, &joined, location.plain_len);
+        let (method, plain_len) = (location.encoding.method, location.plain_len);
+        let is_right = codec::decode_difference(method, &again, &joined, plain_len);
         if is_right.is_ok_and(|plain| Id::of(&plain) == *id) {
-            parts.iter().for_each(|(prefix, (plain, stored_len))| self.push(*prefix, plain, *stored_len));
+            parts
+                .into_iter()
+                .for_each(|(prefix, (plain, stored_len))| self.push(prefix, Arc::new(plain), stored_len));
         }
         Ok(())
     }
 
-    fn push(&mut self, prefix: u64, plain: &[u8], stored_len: u32) {
+    fn push(&mut self, prefix: u64, plain: Arc<Vec<u8>>, stored_len: u32) {
         let fits = self.prefixes.len() < MOST && self.bytes.len() + plain.len() <= MOST_BYTES;
         if fits && !self.prefixes.contains(&prefix) {
             self.prefixes.push(prefix);
-            self.bytes.extend_from_slice(plain);
+            if self.bytes.is_empty() {
+                self.bytes = plain;
+            } else {
+                Arc::make_mut(&mut self.bytes).extend_from_slice(&plain);
+            }
             self.stored_bytes += u64::from(stored_len);
         }
     }
@@ -94,12 +102,20 @@ pub fn encode_all(kind: PackKind, plains: &[&[u8]], bases: &[Bases]) -> Vec<Enco
     let mut encoder = longest.and_then(DeltaEncoder::new);
     pairs()
         .map(|(plain, bases)| {
-            let delta = encoder.as_mut().filter(|_| !bases.bytes.is_empty()).and_then(|encoder| {
-                let encoding = Encoding::delta(bases.prefixes.len())?;
-                let stored = encoder.encode(plain, &bases.bytes, bases.most(kind, plain.len()))?;
-                Some(Encoded { encoding, bases: bases.prefixes.clone().into_boxed_slice(), stored })
-            });
-            delta.unwrap_or_else(|| {
+            let most = bases.most(kind, plain.len());
+            let mut difference = || {
+                let own = bases.prefixes.clone().into_boxed_slice();
+                let encoding = |method| Encoding::difference(method, own.len());
+                if let (Some(encoding), Some(stored)) =
+                    (encoding(Method::Xor), codec::encode_xor(plain, &bases.bytes, most))
+                {
+                    return Some(Encoded { encoding, bases: own, stored });
+                }
+                let encoding = encoding(Method::Delta)?;
+                let stored = encoder.as_mut()?.encode(plain, &bases.bytes, most)?;
+                Some(Encoded { encoding, bases: own, stored })
+            };
+            difference().unwrap_or_else(|| {
                 let (encoding, stored) = codec::encode(plain);
                 Encoded { encoding, bases: Box::default(), stored }
             })
@@ -116,7 +132,7 @@ impl Repository {
         nth: usize,
     ) -> Result<Option<(Vec<u8>, u32)>, RepositoryError> {
         let mut whole = self.index()?.find_all(prefix);
-        whole.retain(|location| location.encoding.method != Method::Delta);
+        whole.retain(|location| !location.encoding.is_difference());
         let Some(location) = whole.get(nth % whole.len().max(1)) else {
             return self.beneath().map_or(Ok(None), |beneath| beneath.read_whole(prefix, nth));
         };
@@ -129,7 +145,7 @@ impl Repository {
     /// How many whole copies there are of chunks whose ids begin like this.
     pub(super) fn whole_copies(&self, prefix: u64) -> Result<usize, RepositoryError> {
         let here = self.index()?.find_all(prefix);
-        let here = here.iter().filter(|location| location.encoding.method != Method::Delta).count();
+        let here = here.iter().filter(|location| !location.encoding.is_difference()).count();
         match self.beneath() {
             Some(beneath) if here == 0 => beneath.whole_copies(prefix),
             _ => Ok(here),
@@ -149,7 +165,7 @@ impl Repository {
             let (mut plain, _) = self.read_whole(*prefix, nth)?.ok_or_else(missing)?;
             joined.append(&mut plain);
         }
-        codec::decode_delta(stored, &joined, location.plain_len)
+        codec::decode_difference(location.encoding.method, stored, &joined, location.plain_len)
             .map_err(|detail| self.damaged_at(location, detail))
     }
 }

@@ -6,7 +6,7 @@ use super::location::Location;
 use super::open::Repository;
 use super::trailers::read_trailer;
 use crate::backend::ErrorKind;
-use crate::format::{ChunkRecord, Key, Method, Pack};
+use crate::format::{ChunkRecord, Key, Pack};
 use crate::id::{Id, IdHasher};
 
 /// What is read of a pack at a time when it is proven.
@@ -80,7 +80,7 @@ impl Repository {
     fn decode_at(&self, id: &Id, location: &Location, stored: &[u8]) -> Result<Vec<u8>, RepositoryError> {
         let named = |detail: String| self.damaged_at(location, format!("chunk {id}: {detail}"));
         let wrong = || self.damaged_at(location, format!("chunk {id} does not match its id"));
-        if location.encoding.method != Method::Delta {
+        if !location.encoding.is_difference() {
             let plain = codec::decode(location.encoding, stored, location.plain_len).map_err(named)?;
             return if Id::of(&plain) == *id { Ok(plain) } else { Err(wrong()) };
         }

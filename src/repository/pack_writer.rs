@@ -5,7 +5,7 @@ use super::error::RepositoryError;
 use super::memory_table::IdMap;
 use super::open::Repository;
 use crate::format::{
-    ChunkRecord, ChunkRef, Encoding, IndexFile, IndexedPack, Key, ListedPack, Method, Pack, PackKind,
+    ChunkRecord, ChunkRef, Encoding, IndexFile, IndexedPack, Key, ListedPack, Pack, PackKind,
 };
 use crate::id::Id;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -37,7 +37,7 @@ impl Written {
             PackKind::Data => {
                 self.new_bytes += u64::from(plain_len);
                 self.stored_bytes += u64::from(stored_len);
-                self.delta_chunks += u64::from(encoding.method == Method::Delta);
+                self.delta_chunks += u64::from(encoding.is_difference());
             }
             PackKind::Tree => self.metadata_bytes += u64::from(stored_len),
         }
@@ -133,7 +133,7 @@ impl<'r> ChunkWriter<'r> {
             fresh.iter().map(|chunk| Bases::of(self.repository, chunk.old).unwrap_or_default()).collect();
         let plains: Vec<&[u8]> = fresh.iter().map(|chunk| chunk.plain).collect();
         for (chunk, encoded) in fresh.iter().zip(encode_all(kind, &plains, &bases)) {
-            if encoded.encoding.method == Method::Delta {
+            if encoded.encoding.is_difference() {
                 self.repository.note_verified(chunk.id, &encoded.stored);
             }
             self.append(kind, chunk, encoded)?;

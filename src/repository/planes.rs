@@ -4,6 +4,8 @@
 //! Stored: the length of each plane as stored (4 × u32), then the planes. A plane as long as its bytes is raw, a shorter one
 //! is a zstd frame.
 
+use std::borrow::Cow;
+
 /// How many planes there are.
 const PLANES: usize = 4;
 const HEAD_BYTES: usize = 4 * PLANES;
@@ -90,12 +92,12 @@ pub fn encode(plain: &[u8], worth: [bool; PLANES], compress: Compress<'_>) -> Op
 pub fn decode(stored: &[u8], len: usize, decompress: Decompress<'_>) -> Result<Vec<u8>, String> {
     let short = || "planes: cut short".to_owned();
     let (head, mut rest) = stored.split_at_checked(HEAD_BYTES).ok_or_else(short)?;
-    let mut planes: [Vec<u8>; PLANES] = Default::default();
+    let mut planes: [Cow<'_, [u8]>; PLANES] = Default::default();
     for (number, (plane, part_len)) in planes.iter_mut().zip(head.chunks_exact(4)).enumerate() {
         let part_len = part_len.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
         let (part, after) = rest.split_at_checked(part_len).ok_or_else(short)?;
         let wanted = plane_len(len, number);
-        *plane = if part_len == wanted { part.to_vec() } else { decompress(part, wanted)? };
+        *plane = if part_len == wanted { Cow::Borrowed(part) } else { Cow::Owned(decompress(part, wanted)?) };
         if plane.len() != wanted {
             return Err(format!("planes: one of {} bytes instead of {wanted}", plane.len()));
         }
@@ -107,11 +109,11 @@ pub fn decode(stored: &[u8], len: usize, decompress: Decompress<'_>) -> Result<V
     Ok(join(&planes, len))
 }
 
-fn join(planes: &[Vec<u8>; PLANES], len: usize) -> Vec<u8> {
+fn join(planes: &[Cow<'_, [u8]>; PLANES], len: usize) -> Vec<u8> {
     let mut plain = vec![0u8; len];
     let [a, b, c, d] = planes;
     let mut quads = plain.chunks_exact_mut(PLANES);
-    for ((((quad, a), b), c), d) in (&mut quads).zip(a).zip(b).zip(c).zip(d) {
+    for ((((quad, a), b), c), d) in (&mut quads).zip(a.iter()).zip(b.iter()).zip(c.iter()).zip(d.iter()) {
         let word = u32::from(*a) | u32::from(*b) << 8 | u32::from(*c) << 16 | u32::from(*d) << 24;
         quad.copy_from_slice(&word.to_le_bytes());
     }

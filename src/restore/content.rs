@@ -188,6 +188,11 @@ impl<'r> Contents<'r> {
             rest = after;
             let skipped = from.saturating_sub(range.offset).min(part.len() as u64);
             let (part, offset) = (part.get(skipped as usize..).unwrap_or_default(), range.offset + skipped);
+            // Where nothing is yet, nothing needs comparing.
+            if file.metadata().is_ok_and(|metadata| metadata.len() <= offset) {
+                take(part, offset)?;
+                continue;
+            }
             let mut present = vec![0; part.len()];
             let count = read_up_to(file, &mut present, offset).unwrap_or(0);
             present.truncate(count);

@@ -8,7 +8,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// A longer path isn't given to SQLite.
+const LONGEST_PATH: usize = 400;
 
 /// What was restored at `target`: names and kinds by the snapshot, bytes by the disk.
 pub struct PlacedFiles<'r> {
@@ -29,15 +32,16 @@ impl StoredFiles for PlacedFiles<'_> {
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {
         let path =
             if path.is_empty() { self.target.clone() } else { self.target.join(OsStr::from_bytes(path)) };
-        let file = File::open(path)?;
+        let file = File::open(&path)?;
         let size = file.metadata()?.len();
-        Ok(Box::new(OnDisk { file, size }))
+        Ok(Box::new(OnDisk { file, size, path }))
     }
 }
 
 struct OnDisk {
     file: File,
     size: u64,
+    path: PathBuf,
 }
 
 impl ReadAt for OnDisk {
@@ -47,5 +51,11 @@ impl ReadAt for OnDisk {
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn on_disk(&self) -> Option<&Path> {
+        // SQLite takes paths of 512 bytes at most, and names them in URIs, which are text.
+        let fits = self.path.as_os_str().len() < LONGEST_PATH && self.path.to_str().is_some();
+        fits.then_some(self.path.as_path())
     }
 }

@@ -108,8 +108,6 @@ pub struct Plan {
     /// Bytes that the target's file system has to find, and those that removing gives back.
     pub needed_bytes: u64,
     pub freed_bytes: u64,
-    /// The largest database that shall be there: checking it takes a copy.
-    pub largest_database: u64,
 }
 
 impl Plan {

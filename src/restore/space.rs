@@ -19,8 +19,8 @@ pub struct Shortage {
     pub free_bytes: u64,
 }
 
-/// The first file system that has too little room, if one has. Checking the largest database takes a copy in `scratch`.
-pub fn shortage(plans: &[(&Target, &Plan)], scratch: &Path) -> Option<Shortage> {
+/// The first file system that has too little room, if one has.
+pub fn shortage(plans: &[(&Target, &Plan)]) -> Option<Shortage> {
     let mut wanted: HashMap<u64, (PathBuf, u64, u64)> = HashMap::new();
     let mut add = |place: &Path, needed: u64, freed: u64| {
         let (place, device) = existing(place)?;
@@ -31,8 +31,6 @@ pub fn shortage(plans: &[(&Target, &Plan)], scratch: &Path) -> Option<Shortage> 
     for (target, plan) in plans {
         add(&target.path(), plan.needed_bytes, plan.freed_bytes);
     }
-    let largest = plans.iter().map(|(_, plan)| plan.largest_database).max().unwrap_or(0);
-    add(scratch, largest, 0);
     wanted.into_values().find_map(|(place, needed, freed)| {
         let needed_bytes = needed.saturating_sub(freed);
         let free_bytes = free_at(&place)?;

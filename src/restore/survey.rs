@@ -337,7 +337,6 @@ impl Surveyor<'_> {
             EntryKind::File => {
                 let contents = Contents::open(self.repository, entry)?;
                 contents.prove_presence(&contents.all())?;
-                self.note_database(entry);
                 Ok(entry.content_bytes())
             }
             EntryKind::Directory => {
@@ -352,12 +351,6 @@ impl Surveyor<'_> {
                 Ok(sum)
             }
             _ => Ok(0),
-        }
-    }
-
-    pub(super) fn note_database(&mut self, entry: &Entry) {
-        if entry.captured == Captured::Sqlite {
-            self.plan.largest_database = self.plan.largest_database.max(entry.size);
         }
     }
 

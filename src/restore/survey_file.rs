@@ -39,7 +39,6 @@ impl Surveyor<'_> {
     ) -> Result<bool, RestoreError> {
         let shown = self.shown(path);
         let contents = Contents::open(self.repository, entry)?;
-        self.note_database(entry);
         let begun_ns = now_nanos();
         let opened = open_file_at(directory, &entry.name, false).map(File::from);
         let file = opened.map_err(|error| RestoreError::io("open", &shown, error))?;

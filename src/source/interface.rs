@@ -296,6 +296,8 @@ pub trait ReadAt {
     fn size(&self) -> u64;
     /// Fills `buffer` from `offset`; beyond the end it is an `UnexpectedEof` error.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Where the file itself lies, if it does and nobody writes it: SQLite can then read it there.
+    fn on_disk(&self) -> Option<&Path>;
 }
 
 /// Bytes in memory.
@@ -308,6 +310,10 @@ impl ReadAt for &[u8] {
         let from = usize::try_from(offset).ok().and_then(|at| self.get(at..)?.get(..buffer.len()));
         buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
+    }
+
+    fn on_disk(&self) -> Option<&Path> {
+        None
     }
 }
 

@@ -5,6 +5,7 @@ use crate::repository::{FileReader, Repository};
 use crate::source::{ReadAt, StoredFiles};
 use std::cell::RefCell;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
 /// Listings that are kept: a judge asks for file after file of a directory, and again of its own.
@@ -81,5 +82,9 @@ impl ReadAt for Stored<'_> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.0.read_exact_at(buffer, offset).map_err(io::Error::other)
+    }
+
+    fn on_disk(&self) -> Option<&Path> {
+        None
     }
 }

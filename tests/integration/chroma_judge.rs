@@ -631,6 +631,10 @@ impl ReadAt for InMemory {
         buffer.copy_from_slice(from.ok_or(std::io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
+
+    fn on_disk(&self) -> Option<&std::path::Path> {
+        None
+    }
 }
 
 #[test]

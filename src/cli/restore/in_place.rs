@@ -14,7 +14,6 @@ use crate::hooks::Hooks;
 use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::restore::{Guard, OpenJournal, Owner};
-use std::path::Path;
 use std::sync::Arc;
 
 /// What is to be restored in place.
@@ -67,7 +66,7 @@ pub fn run(
         let refused = refuse::by_confirmation(arguments);
         let accepts = (hooks.before_restore.is_some(), arguments.accept_blind_guard);
         let guarding = Some(Guarding { refused, is_stopped_by_hook: accepts.0, accepts_blind: accepts.1 });
-        return dry_run(&job.goals, &job.items, job.owner, &scratch, job.told, guarding, progress);
+        return dry_run(&job.goals, &job.items, job.owner, job.told, guarding, progress);
     }
     if let Some(refusal) = refuse::by_confirmation(arguments) {
         return Err(refusal);
@@ -158,13 +157,11 @@ pub fn dry_run(
     repository: &Repository,
     items: &[RestoreItem],
     owner: Owner,
-    scratch: &Path,
     mut told: Told,
     guarding: Option<Guarding>,
     progress: &dyn Progress,
 ) -> Result<Report, Failure> {
-    let prospect =
-        look(repository, items, owner, true, scratch, progress).map_err(super::failed::cannot_plan)?;
+    let prospect = look(repository, items, owner, true, progress).map_err(super::failed::cannot_plan)?;
     told.read_bytes = repository.read_bytes();
     if let Some(guarding) = guarding {
         let guard: Guard = look_for_users(&prospect.plans);

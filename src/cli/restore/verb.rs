@@ -69,7 +69,7 @@ fn beside(
         }
     }
     if arguments.dry_run {
-        return in_place::dry_run(repository, &items, owner, &scratch, told, None, progress);
+        return in_place::dry_run(repository, &items, owner, told, None, progress);
     }
     let hooks = context.config.as_ref().map(|config| config.hooks.clone()).unwrap_or_default();
     let restored = restore_beside(repository, &items, owner, &hooks, &scratch, progress);

@@ -39,7 +39,7 @@ pub fn judge_database(
     judge_copy(judgement, (source, &FACTS), path, file, options, &mut |_| Ok(()))
 }
 
-/// As `judge_database`, with other names for the facts (`fts_corrupt` has one only). At the full level `opened` gets the path of the copy that is judged, to open it for further questions; its name is gone soon after.
+/// As `judge_database`, with other names for the facts (`fts_corrupt` has one only). At the full level a file that lies on the disk is read there, another one from a copy; `opened` gets that path, to open it for further questions. A copy's name is gone soon after.
 pub fn judge_copy(
     judgement: &mut Judgement,
     (source, facts): (&str, &DatabaseFacts),
@@ -77,9 +77,13 @@ pub fn judge_copy(
     if options.level < Level::Full {
         return Ok(());
     }
-    let copy = copy_of(file, options.temporary_directory)?;
-    let connection = open_copy(copy.path());
-    opened(copy.path())?;
+    let copy = match file.on_disk() {
+        Some(_) => None,
+        None => Some(copy_of(file, options.temporary_directory)?),
+    };
+    let place = file.on_disk().or(copy.as_ref().map(NamedTempFile::path)).unwrap_or(Path::new(""));
+    let connection = open_immutable(place);
+    opened(place)?;
     // From here on the copy has no name; SQLite keeps its descriptor.
     drop(copy);
     match connection.and_then(|connection| integrity_messages(&connection)) {
@@ -135,7 +139,8 @@ fn copy_of(file: &dyn ReadAt, temporary_directory: &Path) -> io::Result<NamedTem
     Ok(copy)
 }
 
-fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
+/// Opens a database that nobody writes: nothing is locked, created or changed, also if its header says that it has a log.
+fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let uri = format!("file:{}?immutable=1", escape(&path.display().to_string()));
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
