@@ -21,7 +21,7 @@ import cbor2
 import zstandard
 from blake3 import blake3
 
-FORMATS, MAX_CHUNK, ENCODINGS = range(1), 16 << 20, (0, 1, 3, 18, 20, 34, 36, 50, 52, 66, 68)
+FORMATS, LENGTHS, ENCODINGS = range(1), ((32, 35), (35, 38), (38, 39)), (0, 1, 3, 18, 20, 34, 36, 50, 52, 66, 68)
 MAX_FILE = 1 << 30  # of what is read at once: the format sets no bound, but no file shall fill the memory
 PACK = r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}"
 STAMP, SOURCE, NAME = "[0-9]{8}T[0-9]{6}Z", "[a-z][a-z0-9_]*", rb"(?!\.{1,2}\Z)[^/\0]+"
@@ -165,13 +165,12 @@ class Repository:
         data, at, offset = read(path, size - 12 - length, length) if fit else b"\2", 5, 8
         check(data[0] <= 1, f"{path}: damaged, not a whole pack")
         for _ in range(int.from_bytes(data[1:5], "little")):
-            check(at + 41 <= length, f"{path}: damaged, too short for its records")
-            id, stored, plain, encoding = struct.unpack_from("<32sIIB", data, at)
-            fit = encoding in ENCODINGS and max(stored, plain) <= MAX_CHUNK and (encoding or stored == plain)
-            check(fit, f"{path}: a chunk with encoding {encoding:#04x} and lengths that are not allowed")
-            bases = [data[at + 41 + 8 * n : at + 49 + 8 * n] for n in range(encoding >> 4)]
-            self.places.setdefault(id[:8], []).append((path, offset, stored, plain, encoding, bases))
-            offset, at = offset + stored, at + 41 + 8 * len(bases)
+            check(at + 39 <= length, f"{path}: damaged, too short for its records")
+            stored, plain, encoding = (int.from_bytes(data[at + i : at + j], "little") for i, j in LENGTHS)
+            check(encoding in ENCODINGS and (encoding or stored == plain), f"{path}: a chunk that is not allowed")
+            bases = [data[at + 39 + 8 * n : at + 47 + 8 * n] for n in range(encoding >> 4)]
+            self.places.setdefault(data[at : at + 8], []).append((path, offset, stored, plain, encoding, bases))
+            offset, at = offset + stored, at + 39 + 8 * len(bases)
         check(at == length and offset + length + 12 == size, f"{path}: damaged, its parts don't fill it")
 
     def chunk(self, id, what, length=None):

@@ -107,7 +107,7 @@ impl RepositoryConfig {
         let Chunking { algorithm, min_bytes, average_bytes, max_bytes, database_bytes } = &self.chunking;
         let ordered = (64..=1 << 20).contains(min_bytes)
             && (256..=4 << 20).contains(average_bytes)
-            && (1024..=16 << 20).contains(max_bytes)
+            && (1024..16 << 20).contains(max_bytes)
             && min_bytes < average_bytes
             && average_bytes < max_bytes
             && (*database_bytes == 0 || (512..=*max_bytes).contains(database_bytes))

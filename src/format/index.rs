@@ -1,10 +1,9 @@
 //! An index file: what the trailers of many packs say, in short.
 
-use super::MAX_CHUNK_BYTES;
 use super::error::FormatError;
 use super::pack::PackKind;
 use super::reader::Reader;
-use super::record::{ChunkRecord, Encoding};
+use super::record::{ChunkRecord, Encoding, put_u24};
 use crate::id::Id;
 
 const MAGIC: &[u8; 8] = b"ICEINDX1";
@@ -45,23 +44,20 @@ pub struct IndexFile {
 
 impl ListedChunk {
     /// Bytes of one without bases.
-    pub const LEN: usize = 8 + 4 + 4 + 1;
+    pub const LEN: usize = 8 + 3 + 3 + 1;
 
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix.to_le_bytes());
-        out.extend_from_slice(&self.stored_len.to_le_bytes());
-        out.extend_from_slice(&self.plain_len.to_le_bytes());
+        put_u24(self.stored_len, out);
+        put_u24(self.plain_len, out);
         out.push(self.encoding.byte());
         self.bases.iter().for_each(|base| out.extend_from_slice(&base.to_le_bytes()));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         let prefix = reader.u64()?;
-        let (stored_len, plain_len) = (reader.u32()?, reader.u32()?);
+        let (stored_len, plain_len) = (reader.u24()?, reader.u24()?);
         let encoding = Encoding::from_byte(reader.u8()?)?;
-        if stored_len > MAX_CHUNK_BYTES || plain_len > MAX_CHUNK_BYTES {
-            return Err(FormatError::invalid("index", "a chunk longer than 16 MiB"));
-        }
         let bases = (0..encoding.bases).map(|_| reader.u64()).collect::<Result<_, _>>()?;
         Ok(Self { prefix, stored_len, plain_len, encoding, bases })
     }

@@ -36,4 +36,4 @@ pub use sequence::{Child, Item, Node, SequenceBuilder};
 pub const FORMAT_VERSION: u32 = 0;
 
 /// No chunk is longer than this, encoded or not; a reader refuses longer ones before it allocates.
-pub const MAX_CHUNK_BYTES: u32 = 16 << 20;
+pub const MAX_CHUNK_BYTES: u32 = (16 << 20) - 1;

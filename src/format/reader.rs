@@ -34,6 +34,12 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
+    /// Three bytes, little-endian.
+    pub fn u24(&mut self) -> Result<u32, FormatError> {
+        let bytes = self.take(3)?;
+        Ok(bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte)))
+    }
+
     pub fn u64(&mut self) -> Result<u64, FormatError> {
         self.array().map(u64::from_le_bytes)
     }

@@ -1,6 +1,5 @@
 //! How one chunk lies in a pack: id, lengths, encoding, bases.
 
-use super::MAX_CHUNK_BYTES;
 use super::error::FormatError;
 use super::reader::Reader;
 use crate::id::Id;
@@ -76,6 +75,12 @@ impl Encoding {
     }
 }
 
+/// Appends a length of three bytes: no chunk is longer.
+pub(super) fn put_u24(len: u32, out: &mut Vec<u8>) {
+    let [low, middle, high, _] = len.to_le_bytes();
+    out.extend_from_slice(&[low, middle, high]);
+}
+
 /// One chunk of a pack, as its trailer and the index files list it. The offset is the sum of the lengths before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkRecord {
@@ -91,13 +96,13 @@ pub struct ChunkRecord {
 
 impl ChunkRecord {
     /// Bytes of a record without bases.
-    pub const LEN: usize = Id::LEN + 4 + 4 + 1;
+    pub const LEN: usize = Id::LEN + 3 + 3 + 1;
 
     /// Appends the record's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.id.as_bytes());
-        out.extend_from_slice(&self.stored_len.to_le_bytes());
-        out.extend_from_slice(&self.plain_len.to_le_bytes());
+        put_u24(self.stored_len, out);
+        put_u24(self.plain_len, out);
         out.push(self.encoding.byte());
         for base in &self.bases {
             out.extend_from_slice(&base.to_le_bytes());
@@ -106,12 +111,8 @@ impl ChunkRecord {
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         let id = reader.id()?;
-        let stored_len = reader.u32()?;
-        let plain_len = reader.u32()?;
+        let (stored_len, plain_len) = (reader.u24()?, reader.u24()?);
         let encoding = Encoding::from_byte(reader.u8()?)?;
-        if stored_len > MAX_CHUNK_BYTES || plain_len > MAX_CHUNK_BYTES {
-            return Err(FormatError::invalid("chunk record", "a chunk longer than 16 MiB"));
-        }
         let bases = (0..encoding.bases).map(|_| reader.u64()).collect::<Result<_, _>>()?;
         Ok(Self { id, stored_len, plain_len, encoding, bases })
     }

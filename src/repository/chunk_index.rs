@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// A chunk in memory takes about this much: id, place and the hash table's slack.
 const MEMORY_BYTES_PER_CHUNK: u64 = 60;
 /// Bytes of an index file per chunk.
-const INDEX_BYTES_PER_CHUNK: u64 = 17;
+const INDEX_BYTES_PER_CHUNK: u64 = 15;
 
 /// Where the index may live.
 #[derive(Debug, Clone)]

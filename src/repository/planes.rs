@@ -5,6 +5,7 @@
 //! is a zstd frame.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 /// How many planes there are.
 const PLANES: usize = 4;
@@ -31,6 +32,14 @@ pub struct Estimate {
     pub worth: [bool; PLANES],
 }
 
+/// What a byte that comes so often takes from the entropy.
+fn weight(count: usize) -> f32 {
+    if count == 0 { 0.0 } else { count as f32 * (count as f32).log2() }
+}
+
+/// Logarithms would cost more than the rest.
+static WEIGHTS: LazyLock<Vec<f32>> = LazyLock::new(|| (0..=1024).map(weight).collect());
+
 /// Judges a sample by the entropy of each plane.
 pub fn estimate(sample: &[u8]) -> Estimate {
     let mut counts = [[0u32; 256]; PLANES];
@@ -41,10 +50,11 @@ pub fn estimate(sample: &[u8]) -> Estimate {
             }
         }
     }
-    let total = (sample.len() / PLANES).max(1) as f32;
+    let total = (sample.len() / PLANES).max(1);
+    let weight = |count: usize| WEIGHTS.get(count).copied().unwrap_or_else(|| weight(count));
     let entropies = counts.map(|counts| {
-        let shares = counts.iter().filter(|count| **count > 0).map(|count| *count as f32 / total);
-        -shares.map(|share| share * share.log2()).sum::<f32>()
+        let sum: f32 = counts.iter().map(|count| weight(*count as usize)).sum();
+        (total as f32).log2() - sum / total as f32
     });
     let worth = entropies.map(|entropy| entropy < WORTH_BITS);
     let bits = entropies.iter().zip(worth).map(|(entropy, worth)| if worth { entropy + 0.2 } else { 8.0 });

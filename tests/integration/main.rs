@@ -22,6 +22,7 @@ mod holds;
 mod hooks;
 mod hostile_applications;
 mod hostile_bytes;
+mod increments;
 mod index_cache;
 mod power_cut;
 mod reencode;
