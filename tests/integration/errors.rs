@@ -69,7 +69,7 @@ fn newer_repositories_are_refused() {
     assert!(document["error"]["message"].as_str().unwrap().contains("time-travel"));
     rewrite("\"optional\": []", "\"optional\": [\"time-travel\"]");
     scratch.ok(["list"]);
-    put(&path, config.replace("65536", "65538"));
+    put(&path, config.replace("32768", "32770"));
     fails(&scratch, &["list"], 14, "repository_damaged");
 }
 
