@@ -1,4 +1,4 @@
-//! Makes, and lets grow, a directory shaped like a large Chroma store, for `scripts/measure`, `restore-speed` and `bench`:
+//! Makes, and lets grow, a directory shaped like a large Chroma store, for `scripts/bench` and `restore-speed`:
 //! HNSW files with unit vectors and a database with queue rows, metadata and full-text search. 250,000 elements a segment
 //! make 2.04 GB, 0.74 GB of it the database. The same arguments give the same bytes.
 
