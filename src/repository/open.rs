@@ -3,7 +3,7 @@
 use super::chunk_cache::ChunkCache;
 use super::chunk_index::{ChunkIndex, IndexOptions};
 use super::error::RepositoryError;
-use super::memory_table::IdMap;
+use super::memory_table::PrefixMap;
 use crate::backend::{Backend, ErrorKind, Lock, LockGuard};
 use crate::format::{Chunking, FormatError, Key, RepositoryConfig};
 use crate::id::Id;
@@ -32,8 +32,9 @@ pub struct Repository {
     read_bytes: AtomicU64,
     nodes: ChunkCache,
     bases: ChunkCache,
-    /// Deltas that this run has written and read back in memory, by their ids, and the BLAKE3 of their stored bytes.
-    verified: Mutex<IdMap<Id>>,
+    /// Differences that this run has written and decoded again: how their ids begin, and how the BLAKE3 of their stored bytes
+    /// begins.
+    verified: Mutex<PrefixMap<u64>>,
 }
 
 /// A lock on the repository, given back when dropped; `None` where the place has no locks.
@@ -107,14 +108,15 @@ impl Repository {
 
     /// Notes a delta that was decoded and compared after it was encoded against proven bases.
     pub(super) fn note_verified(&self, id: Id, stored: &[u8]) {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Id::of(stored));
+        let stored = Id::of(stored).prefix();
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(id.prefix(), stored);
     }
 
     /// These stored bytes were decoded to the chunk before. So its bases needn't be read again to prove that it was written
     /// as it was meant.
     pub(super) fn was_verified(&self, id: &Id, stored: &[u8]) -> bool {
         let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        verified.get(id).copied().is_some_and(|known| known == Id::of(stored))
+        verified.get(&id.prefix()).copied().is_some_and(|known| known == Id::of(stored).prefix())
     }
 
     /// Nodes that were read lately.
