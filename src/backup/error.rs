@@ -21,6 +21,11 @@ pub enum BackupError {
     Interrupted,
 }
 
+/// The recorder's own failure, as a capture reports it.
+pub fn record(error: RepositoryError) -> CaptureError {
+    CaptureError::Record(Box::new(error))
+}
+
 impl BackupError {
     /// Gives a capture's error its source's name; a repository's error that came through the capture stays one.
     pub fn from_capture(name: &str, error: CaptureError) -> Self {

@@ -44,6 +44,12 @@ pub struct Pool {
 /// What will be known once a worker is done.
 pub struct Promise(Receiver<Reply>);
 
+/// A part of some content that was handed over.
+pub enum Handed {
+    Known(ChunkRef),
+    Promised(Promise),
+}
+
 impl Pool {
     /// Starts one worker per core.
     pub fn start<'scope, 'env>(scope: &'scope Scope<'scope, 'env>, writer: &'env ChunkWriter<'env>) -> Self {

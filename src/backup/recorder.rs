@@ -1,9 +1,10 @@
 //! Takes what a source hands over: cuts it, has it stored, and builds the source's entry tree.
 
 use super::compared::{Part, Range, parts};
+use super::error::record;
 use super::old::Old;
 use super::parent::Parent;
-use super::pool::{Pool, Promise, Work};
+use super::pool::{Handed, Pool, Work};
 use super::replaying::{Replaying, near};
 use super::retake::{Piece, Retake};
 use super::stream::Stream;
@@ -14,7 +15,7 @@ use crate::format::{
 };
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, NewChunk, RepositoryError};
+use crate::repository::{ChunkWriter, NewChunk};
 use crate::source::{CaptureError, Compared, GoOn, Recorder, Retaken, Seen, Taken};
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -67,12 +68,6 @@ struct Parts {
     old: Option<Arc<Old>>,
 }
 
-/// A part of some content that was handed over.
-pub enum Handed {
-    Known(ChunkRef),
-    Promised(Promise),
-}
-
 struct OpenDirectory {
     builder: SequenceBuilder<Entry>,
     waiting: VecDeque<(Entry, Option<Taken>)>,
@@ -88,10 +83,6 @@ pub struct Recording {
     pub newest_ns: i64,
     /// Reading the parent failed, with the reason: everything was read from the source instead.
     pub parent_damage: Option<String>,
-}
-
-fn record(error: RepositoryError) -> CaptureError {
-    CaptureError::Record(Box::new(error))
 }
 
 impl<'r> TreeRecorder<'r> {
@@ -168,10 +159,10 @@ impl<'r> TreeRecorder<'r> {
         Ok(chunks)
     }
 
-    /// What the parent has at a path, for differences.
-    fn old(&mut self, path: &[u8]) -> Option<Arc<Old>> {
+    /// What the parent has at a path.
+    fn old(&mut self, path: &[u8], is_plain: bool) -> Option<Arc<Old>> {
         let parent = self.parent.as_mut()?;
-        let chunks = parent.chunks(path, false)?;
+        let chunks = parent.chunks(path, is_plain)?;
         (!chunks.is_empty()).then(|| Arc::new(Old::new(chunks, parent.nodes(path))))
     }
 
@@ -302,7 +293,7 @@ impl Recorder for TreeRecorder<'_> {
 
     fn take(&mut self, path: &[u8], reader: &mut dyn Read) -> Result<Taken, CaptureError> {
         let mut handed = Vec::new();
-        let Some(old) = self.old(path) else {
+        let Some(old) = self.old(path, false) else {
             let bytes = self.consume(reader, None, 0, None, &mut handed)?;
             return Ok(Taken { token: self.token(handed, None), bytes });
         };
@@ -326,16 +317,11 @@ impl Recorder for TreeRecorder<'_> {
         let Some(compared) = self.compared.remove(path).filter(|compared| compared.is_of(&metadata)) else {
             return Ok(None);
         };
-        let Some(before) = self.parent.as_mut().and_then(|parent| parent.chunks(path, true)) else {
-            return Ok(None);
-        };
-        let lengths: Vec<u32> = before.iter().map(|chunk| chunk.len).collect();
-        let cuts = self.cutter.cuts_before(&lengths);
-        let mut handed = Vec::with_capacity(before.len());
-        let nodes = self.parent.as_mut().map(|parent| parent.nodes(path));
-        let old = Arc::new(Old::new(before.clone(), nodes.unwrap_or_default()));
+        let Some(old) = self.old(path, true) else { return Ok(None) };
+        let cuts = self.cutter.cuts_before(&old.lengths());
+        let mut handed = Vec::with_capacity(old.count());
         let mut bytes = 0;
-        for part in parts(&before, &compared.differing, metadata.len()) {
+        for part in parts(old.range(0..old.count()), &compared.differing, metadata.len()) {
             match part {
                 Part::Same(chunk) => {
                     bytes += u64::from(chunk.len);
@@ -388,7 +374,7 @@ impl Recorder for TreeRecorder<'_> {
         let mut handed = Vec::with_capacity(pieces.len());
         let mut bytes = 0;
         let cuts = self.cutter.cuts_before(&retake.lengths_before);
-        let old = self.old(path);
+        let old = self.old(path, false);
         // Neighbouring new pieces are cut anew as a whole.
         for run in pieces.chunk_by(|a, b| matches!((a, b), (Piece::New { .. }, Piece::New { .. }))) {
             if let [Piece::Same(chunk)] = run {

@@ -1,13 +1,12 @@
 //! Reads a content that was there before: hashed where it was cut, cut anew where it changed, found again where it moved.
 
+use super::error::record;
 use super::old::Old;
-use super::pool::{Pool, Promise, Work};
-use super::recorder::Handed;
+use super::pool::{Handed, Pool, Promise, Work};
 use super::stream::Stream;
 use crate::chunking::{Cuts, Cutter, LOOKAHEAD_BYTES};
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::RepositoryError;
 use crate::source::CaptureError;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -39,10 +38,6 @@ pub struct Replaying<'r> {
     pub cuts: Cuts,
     pub old: Arc<Old>,
     pub progress: &'r dyn Progress,
-}
-
-fn record(error: RepositoryError) -> CaptureError {
-    CaptureError::Record(Box::new(error))
 }
 
 impl Replaying<'_> {

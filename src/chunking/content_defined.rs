@@ -58,22 +58,22 @@ impl Cutter {
         }
     }
 
-    /// The lengths of the chunks at the front of `buffer`. With `last` they cover it; without, the rest (less than the
+    /// The lengths of the chunks at the front of `buffer`. With `last` they cover it; without, the rest (at most the
     /// greatest chunk) waits for more bytes: pass it again in front of them, and the cuts are those of the whole.
     pub fn cut(&self, cuts: Cuts, buffer: &[u8], last: bool) -> Vec<usize> {
-        match cuts {
-            Cuts::ByContent => self.cut_by_content(buffer, last),
-            Cuts::Every(bytes) => {
-                let chunks = buffer.chunks(bytes.max(1) as usize).map(<[u8]>::len);
-                chunks.filter(|length| last || *length == bytes as usize).collect()
-            }
+        let mut lengths = Vec::new();
+        let mut rest = buffer;
+        while let Some(length) = self.next(cuts, rest, last) {
+            lengths.push(length);
+            rest = rest.get(length..).unwrap_or_default();
         }
+        lengths
     }
 
     /// The length of the first chunk of `buffer`; `None` if that takes more bytes to tell.
     pub fn next(&self, cuts: Cuts, buffer: &[u8], last: bool) -> Option<usize> {
         let (len, most) = match cuts {
-            Cuts::Every(bytes) => (buffer.len().min(bytes as usize), bytes),
+            Cuts::Every(bytes) => (buffer.len().min(bytes.max(1) as usize), bytes),
             Cuts::ByContent => {
                 let Sizes { min, average, max } = self.sizes;
                 let window = buffer.get(..max as usize).unwrap_or(buffer);
@@ -84,21 +84,6 @@ impl Cutter {
         // A cut at the end of the bytes is one only where they end, or can't be more.
         let is_told = last || len < buffer.len() || len >= most as usize;
         (len > 0 && is_told).then_some(len)
-    }
-
-    fn cut_by_content(&self, buffer: &[u8], last: bool) -> Vec<usize> {
-        let Sizes { min, average, max } = self.sizes;
-        let mut lengths = Vec::with_capacity(buffer.len() / average as usize + 1);
-        let mut rest = buffer;
-        while !rest.is_empty() && (last || rest.len() >= max as usize) {
-            let window = rest.get(..max as usize).unwrap_or(rest);
-            let length = FastCDC::new(window, min as usize, average as usize, max as usize)
-                .next()
-                .map_or(window.len(), |chunk| chunk.length);
-            lengths.push(length);
-            rest = rest.get(length..).unwrap_or_default();
-        }
-        lengths
     }
 }
 

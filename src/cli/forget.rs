@@ -8,7 +8,6 @@ use super::report::Report;
 use super::restore::by_unfinished;
 use crate::catalog::find;
 use crate::config::KEEP_SAFETY;
-use crate::format::RestoreState;
 use crate::repository::Snapshot;
 use crate::restore::OpenJournal;
 use crate::stamp::{Stamp, now_nanos};
@@ -48,10 +47,7 @@ pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Fai
         return Err(Failure::usage(message).hint("nothing was forgotten; --safety forgets it all the same"));
     }
     let (journals, _) = context.journals();
-    let is_open = |open: &&OpenJournal| {
-        let is_unfinished = matches!(open.journal.state, RestoreState::Begun | RestoreState::Placed);
-        is_unfinished && open.journal.repository == repository.id()
-    };
+    let is_open = |open: &&OpenJournal| open.is_open() && open.journal.repository == repository.id();
     for open in journals.iter().filter(is_open) {
         let needed = [
             Some(open.journal.goal.stamp),

@@ -126,8 +126,7 @@ impl JournalPlace {
         let Ok(found) = self.list() else { return };
         let oldest = now_nanos().saturating_sub(KEPT_NS);
         for open in found.list {
-            let is_over = !matches!(open.journal.state, RestoreState::Begun | RestoreState::Placed);
-            if is_over && open.journal.begun_ns < oldest {
+            if !open.is_open() && open.journal.begun_ns < oldest {
                 drop(self.remove(&open.id));
             }
         }
@@ -172,6 +171,11 @@ impl OpenJournal {
     pub fn is_as_read(&self) -> bool {
         let now = self.place.backend().get(&key(&self.id)).ok();
         now.is_some_and(|bytes| bytes == self.journal.encode())
+    }
+
+    /// It has neither come to its end nor back to its beginning.
+    pub fn is_open(&self) -> bool {
+        matches!(self.journal.state, RestoreState::Begun | RestoreState::Placed)
     }
 
     /// The target may be a mix of old and new.

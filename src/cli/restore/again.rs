@@ -37,7 +37,7 @@ pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress
     };
     let own: Vec<OpenJournal> = journals.iter().filter(|open| is_own(open)).cloned().collect();
     let open = last(own, arguments.resume)?;
-    let undone = undone_by(&journals, &open).filter(|_| is_open(&open));
+    let undone = undone_by(&journals, &open).filter(|_| open.is_open());
     // Repeating a rollback that was interrupted finishes it.
     let goes_on = arguments.resume || undone.is_some();
     let verb = if goes_on { "finishing" } else { "undoing" };
@@ -69,10 +69,6 @@ fn undone_by(journals: &[OpenJournal], open: &OpenJournal) -> Option<OpenJournal
     journals.iter().find(|other| other.id == *undone).cloned()
 }
 
-fn is_open(open: &OpenJournal) -> bool {
-    matches!(open.journal.state, RestoreState::Begun | RestoreState::Placed)
-}
-
 fn state_word(state: RestoreState) -> &'static str {
     match state {
         RestoreState::Begun => "interrupted",
@@ -85,7 +81,7 @@ fn state_word(state: RestoreState) -> &'static str {
 /// The newest one that can be gone on with: an interrupted one before a finished one.
 fn last(own: Vec<OpenJournal>, resumes: bool) -> Result<OpenJournal, Failure> {
     let finished = |open: &&OpenJournal| open.journal.state == RestoreState::Finished;
-    let unfinished = own.iter().rfind(|open| is_open(open));
+    let unfinished = own.iter().rfind(|open| open.is_open());
     let found = if resumes { unfinished } else { unfinished.or_else(|| own.iter().rfind(finished)) };
     found.cloned().ok_or_else(|| {
         let message = if resumes { "there is no restore to resume" } else { "there is no restore to undo" };
@@ -202,7 +198,7 @@ fn rollback(
     let told = Told::of(context, goal.stamp, &manifest);
     // Owners are as they were.
     let owner = Owner::AsRecorded;
-    let goes_back = is_open(&open);
+    let goes_back = open.is_open();
     let (earlier, undone) = if goes_back { (Some(open), None) } else { (None, Some(open)) };
     let ends_as = if goes_back { RestoreState::RolledBack } else { RestoreState::Finished };
     Ok(Job { goals, repository, items, owner, goal, told, earlier, undone, ends_as })
