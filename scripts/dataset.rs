@@ -21,8 +21,19 @@ fn main() -> Done {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [_, "make", place, elements] => make(Path::new(place), elements.parse()?),
         [_, "grow", place, turn] => grow(Path::new(place), turn.parse()?),
-        _ => Err("usage: dataset make DIRECTORY ELEMENTS_PER_SEGMENT | dataset grow DIRECTORY TURN".into()),
+        [_, "check", database] => check(Path::new(database)),
+        _ => Err("usage: dataset make DIRECTORY ELEMENTS_PER_SEGMENT | dataset grow DIRECTORY TURN \
+            | dataset check DATABASE"
+            .into()),
     }
+}
+
+/// SQLite's own check, by the version that icecore contains: later ones check full-text indexes too.
+fn check(database: &Path) -> Done {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let connection = Connection::open_with_flags(database, flags)?;
+    let found: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+    if found == "ok" { Ok(()) } else { Err(found.into()) }
 }
 
 /// xorshift64*: fast, and the same everywhere.

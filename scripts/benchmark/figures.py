@@ -16,8 +16,9 @@ def typical(runs: list[Figures]) -> Figures:
 
 def proofs(dataset: Figures) -> dict[str, Figures]:
     summaries = {name: typical(runs) for name, runs in dataset["works"].get("proof", {}).items()}
-    if {"integrity_check", "hash"} <= set(summaries):
-        check, hashed = summaries["integrity_check"], summaries["hash"]
-        summaries["both"] = {key: check[key] + hashed[key] for key in ("cpu", "wall")}
-        summaries["both"]["peak"] = max(check["peak"], hashed["peak"])
+    for check, both in (("integrity_check", "both"), ("own_check", "own_both")):
+        if {check, "hash"} <= set(summaries):
+            checked, hashed = summaries[check], summaries["hash"]
+            summaries[both] = {key: checked[key] + hashed[key] for key in ("cpu", "wall")}
+            summaries[both]["peak"] = max(checked["peak"], hashed["peak"])
     return summaries

@@ -14,6 +14,10 @@ from measure import Failed, measure, occupied, warm
 from tools import Command, Copies, Icecore, Tool
 
 
+# Greater ones would push the data out of the page cache; those of their kind don't read what they wrote before.
+WARM_REPOSITORY = 6 << 30
+
+
 @dataclass
 class Dataset:
     key: str
@@ -78,8 +82,8 @@ class Bench:
         return measure(command, tool.environment(), self.place / "logs")
 
     def snapshot(self, tool: Tool) -> dict[str, Any]:
-        warm(self.data)
         before = occupied(tool.repository)
+        warm(*([tool.repository] if before <= WARM_REPOSITORY else []), self.data)
         figures, output = self.measured(tool, tool.snapshot())
         os.sync()
         added = {"added": occupied(tool.repository) - before}
@@ -189,11 +193,12 @@ class Bench:
             return
         hashed, self.found["hash"] = hash_pass(self.data)
         check = ["sqlite3", str(database(self.data)), "PRAGMA integrity_check"]
+        own_check = [os.environ["BENCH_DATASET"], "check", str(database(self.data))]
         for _ in range(self.options.rounds):
             self.grow()
-            warm(self.data)
+            warm(icecore.repository, self.data)
             try:
-                for name, argv in (("integrity_check", check), ("hash", hashed)):
+                for name, argv in (("integrity_check", check), ("own_check", own_check), ("hash", hashed)):
                     self.note("proof", name, self.measured(icecore, Command(argv, self.place))[0])
                 figures, output = self.measured(icecore, icecore.snapshot("full"))
                 icecore.told(output)

@@ -3,6 +3,8 @@
 use super::error::RepositoryError;
 use super::open::Repository;
 use crate::format::{ChunkRef, Entry, Segment};
+use crate::id::Id;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A stored file, readable by position. Each chunk read is proven by its id.
@@ -15,6 +17,8 @@ pub struct FileReader<'r> {
     size: u64,
     /// The chunk read last: neighbours are often read one after another.
     last: Mutex<Option<(usize, Arc<Vec<u8>>)>>,
+    /// Which chunks were read, and so proven.
+    read: Vec<AtomicBool>,
 }
 
 impl<'r> FileReader<'r> {
@@ -28,7 +32,8 @@ impl<'r> FileReader<'r> {
             at += u64::from(chunk.len);
         }
         let (segments, size) = (entry.segments.clone(), entry.size);
-        Ok(Self { repository, chunks, starts, segments, size, last: Mutex::new(None) })
+        let read = chunks.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { repository, chunks, starts, segments, size, last: Mutex::new(None), read })
     }
 
     /// Bytes of the file, holes included.
@@ -39,6 +44,12 @@ impl<'r> FileReader<'r> {
     /// Its chunks with the place of each in the content.
     pub fn chunks(&self) -> impl Iterator<Item = (u64, ChunkRef)> + '_ {
         self.starts.iter().copied().zip(self.chunks.iter().copied())
+    }
+
+    /// The chunks that were read so far, and so proven.
+    pub fn chunks_read(&self) -> impl Iterator<Item = Id> + '_ {
+        let read = self.chunks.iter().zip(&self.read).filter(|(_, read)| read.load(Ordering::Relaxed));
+        read.map(|(chunk, _)| chunk.id)
     }
 
     /// Fills `buffer` from `offset`; the caller stays inside `size`. What lies in no segment reads as zeros.
@@ -92,6 +103,9 @@ impl<'r> FileReader<'r> {
                 "a chunk list",
                 format!("chunk {} has another length", chunk.id),
             ));
+        }
+        if let Some(read) = self.read.get(number) {
+            read.store(true, Ordering::Relaxed);
         }
         *last = Some((number, Arc::clone(&bytes)));
         Ok(bytes)

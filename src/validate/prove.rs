@@ -1,6 +1,6 @@
 //! Proves drafts and published snapshots, and decides what an earlier proof is still worth.
 
-use super::chunks::{Found, all_chunks, prove_packs, quick_chunks};
+use super::chunks::{Found, Proven, all_chunks, prove_packs, quick_chunks};
 use super::stored_files::RepositoryFiles;
 use crate::format::{CollectionCount, Entry, Finding, Level, Manifest, Proof, Severity, SourceRecord};
 use crate::id::Id;
@@ -96,7 +96,7 @@ pub fn validate(
     for source in manifest.sources.iter().filter(|source| source.root.is_some()) {
         // Nobody claims that what a safety snapshot holds is sound: its bytes are proven, not their meaning.
         let found = if manifest.is_safety() {
-            prove_stored(repository, source, level, progress)?
+            prove_stored(repository, source, level, Proven::default(), progress)?
         } else {
             prove_source(repository, source, level, temporary_directory, progress)?
         };
@@ -159,6 +159,7 @@ fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: D
     if recent { Level::Quick } else { Level::Full }
 }
 
+/// The judge goes first: what it reads is proven on the way, and isn't read again.
 fn prove_source(
     repository: &Repository,
     source: &SourceRecord,
@@ -167,20 +168,13 @@ fn prove_source(
     progress: &dyn Progress,
 ) -> Result<Found, RepositoryError> {
     let Some(root) = &source.root else { return Ok(Found::default()) };
-    let mut found = prove_stored(repository, source, level, progress)?;
-    if found.damaged {
-        return Ok(found);
-    }
+    progress.begin(&format!("judging {} ({})", source.name, level.name()), None);
     let files = RepositoryFiles::new(repository, root);
-    match judge(source.kind, &source.name, &files, level, temporary_directory) {
-        Ok(Judgement { findings, collections, written_by }) => {
-            found.findings.extend(findings);
-            found.collections = collections;
-            found.written_by = written_by;
-        }
+    let judged = match judge(source.kind, &source.name, &files, level, temporary_directory) {
+        Ok(judgement) => Ok(judgement),
         Err(error) => match error.downcast::<RepositoryError>() {
             Ok(error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })) => {
-                found.damage(source, b"", &error);
+                Err(error)
             }
             Ok(error) => return Err(error),
             Err(error) => {
@@ -188,6 +182,17 @@ fn prove_source(
                 return Err(RepositoryError::Scratch { directory, source: error });
             }
         },
+    };
+    let mut found = prove_stored(repository, source, level, files.proven(), progress)?;
+    match judged {
+        // Of damaged bytes nobody knows what they mean.
+        _ if found.damaged => {}
+        Ok(Judgement { findings, collections, written_by }) => {
+            found.findings.extend(findings);
+            found.collections = collections;
+            found.written_by = written_by;
+        }
+        Err(error) => found.damage(source, b"", &error),
     }
     Ok(found)
 }
@@ -197,6 +202,7 @@ fn prove_stored(
     repository: &Repository,
     source: &SourceRecord,
     level: Level,
+    mut proven: Proven,
     progress: &dyn Progress,
 ) -> Result<Found, RepositoryError> {
     progress.begin(&format!("validating {} ({})", source.name, level.name()), Some(source.counts.bytes));
@@ -204,7 +210,7 @@ fn prove_stored(
     for entry in source.root.iter().chain(&source.sidecars) {
         let part = match level {
             Level::Quick => quick_chunks(repository, source, entry)?,
-            Level::Full => all_chunks(repository, source, entry, progress)?,
+            Level::Full => all_chunks(repository, source, entry, &mut proven, progress)?,
         };
         found.damaged |= part.damaged;
         found.findings.extend(part.findings);

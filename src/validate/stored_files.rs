@@ -1,5 +1,6 @@
 //! A source in the repository, as its judge reads it.
 
+use super::chunks::Proven;
 use crate::format::Entry;
 use crate::repository::{FileReader, Repository};
 use crate::source::{ReadAt, StoredFiles};
@@ -20,11 +21,18 @@ pub struct RepositoryFiles<'r> {
     root: &'r Entry,
     /// The directories listed last, the latest first.
     listed: RefCell<Vec<Listing>>,
+    /// The chunks of what was read and closed again.
+    proven: RefCell<Proven>,
 }
 
 impl<'r> RepositoryFiles<'r> {
     pub fn new(repository: &'r Repository, root: &'r Entry) -> Self {
-        Self { repository, root, listed: RefCell::default() }
+        Self { repository, root, listed: RefCell::default(), proven: RefCell::default() }
+    }
+
+    /// The chunks that a judge has read on its way: each was proven by its id.
+    pub fn proven(self) -> Proven {
+        self.proven.into_inner()
     }
 
     fn find(&self, path: &[u8]) -> io::Result<Entry> {
@@ -65,23 +73,33 @@ impl StoredFiles for RepositoryFiles<'_> {
 
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {
         let entry = self.find(path)?;
-        Ok(Box::new(Stored(FileReader::open(self.repository, &entry).map_err(io::Error::other)?)))
+        let file = FileReader::open(self.repository, &entry).map_err(io::Error::other)?;
+        Ok(Box::new(Stored { file, proven: &self.proven }))
     }
 }
 
-struct Stored<'r>(FileReader<'r>);
+struct Stored<'r> {
+    file: FileReader<'r>,
+    proven: &'r RefCell<Proven>,
+}
+
+impl Drop for Stored<'_> {
+    fn drop(&mut self) {
+        self.proven.borrow_mut().extend(self.file.chunks_read());
+    }
+}
 
 impl ReadAt for Stored<'_> {
     fn size(&self) -> u64 {
-        self.0.size()
+        self.file.size()
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let end = offset.checked_add(buffer.len() as u64);
-        if end.is_none_or(|end| end > self.0.size()) {
+        if end.is_none_or(|end| end > self.file.size()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.0.read_exact_at(buffer, offset).map_err(io::Error::other)
+        self.file.read_exact_at(buffer, offset).map_err(io::Error::other)
     }
 
     fn on_disk(&self) -> Option<&Path> {
