@@ -5,7 +5,7 @@ use super::regular::{Recorded, Regular};
 use super::snapshot::snapshot_place;
 use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
 use crate::hold::{SNAPSHOT_PREFIX, Sidecars, open_directory, open_file_at};
-use crate::source::attributes::{bare_entry, directory_entry, file_entry, own_attributes_of};
+use crate::source::attributes::{bare_entry, directory_entry, own_attributes_of};
 use crate::source::interface::{
     Capture, CaptureError, CaptureOptions, HoldMode, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns,
 };
@@ -183,7 +183,7 @@ impl<'a> Walk<'a> {
         }
         match kind_of(&metadata) {
             EntryKind::Directory => self.directory(directory, name, &path, &metadata),
-            EntryKind::File => self.file(directory, name, &path, &metadata, databases),
+            EntryKind::File => self.file(directory, name, &metadata, databases),
             kind => self.special(directory, name, &path, &metadata, kind),
         }
     }
@@ -227,7 +227,6 @@ impl<'a> Walk<'a> {
         &mut self,
         directory: &OwnedFd,
         name: &[u8],
-        path: &Path,
         metadata: &Metadata,
         databases: &mut HashSet<Vec<u8>>,
     ) -> Result<(), CaptureError> {
@@ -236,9 +235,15 @@ impl<'a> Walk<'a> {
             && seen.entry.captured == Captured::Plain
             && seen.proves(&file_id(metadata), mtime_ns(metadata))
         {
-            let mut entry = file_entry(name, metadata, path);
-            (entry.size, entry.segments) = (seen.entry.size, seen.entry.segments.clone());
-            entry.content = seen.entry.content.clone();
+            // Attributes aren't asked for again: whoever changes one changes the change time.
+            let entry = Entry {
+                size: seen.entry.size,
+                state: Some(file_id(metadata)),
+                xattrs: seen.entry.xattrs.clone(),
+                segments: seen.entry.segments.clone(),
+                content: seen.entry.content.clone(),
+                ..bare_entry(name, metadata, EntryKind::File)
+            };
             return self.recorder.add(entry, None);
         }
         let file = match open_file_at(directory, name, false) {
