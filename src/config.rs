@@ -2,6 +2,7 @@
 
 use crate::format::{SourceKind, is_source_name};
 use crate::hooks::{HookCommand, Hooks};
+use crate::retention::Policy;
 use crate::source::{HoldMode, SourceSpec, SqliteInTree, detect_kind};
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -26,8 +27,10 @@ pub struct Config {
     pub full_every: Duration,
     pub hooks: Hooks,
     pub chown: Option<(u32, u32)>,
-    /// Safety snapshots that are younger aren't forgotten.
-    pub keep_safety: Duration,
+    /// Which snapshots `prune` keeps.
+    pub retention: Policy,
+    /// How long condemned files stay.
+    pub grace: Duration,
 }
 
 /// A source and when it belongs to a backup.
@@ -42,8 +45,8 @@ pub struct ConfiguredSource {
     pub verify: Option<HookCommand>,
 }
 
-/// A safety snapshot is kept this long unless the config says otherwise.
-pub const KEEP_SAFETY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Condemned files stay this long unless the config says otherwise.
+pub const GRACE: Duration = Duration::from_secs(24 * 3600);
 /// A source is proven in full this often unless the config says otherwise.
 pub const FULL_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -117,7 +120,44 @@ struct FileRestore {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct FileRetention {
+    keep_last: Option<u32>,
+    keep_hourly: Option<u32>,
+    keep_daily: Option<u32>,
+    keep_weekly: Option<u32>,
+    keep_monthly: Option<u32>,
+    keep_yearly: Option<u32>,
+    keep_within: Option<String>,
     keep_safety: Option<String>,
+    grace: Option<String>,
+}
+
+impl FileRetention {
+    /// Any count replaces the usual ones as a whole.
+    fn checked(&self) -> Result<Policy, String> {
+        let duration = |text: &Option<String>| text.as_deref().map(parse_duration).transpose();
+        let safety = duration(&self.keep_safety)?.unwrap_or(Policy::SAFETY);
+        let within = duration(&self.keep_within)?;
+        let counts = [
+            self.keep_last,
+            self.keep_hourly,
+            self.keep_daily,
+            self.keep_weekly,
+            self.keep_monthly,
+            self.keep_yearly,
+        ];
+        if counts.iter().all(Option::is_none) && within.is_none() {
+            return Ok(Policy { safety, ..Policy::usual() });
+        }
+        let [last, hourly, daily, weekly, monthly, yearly] = counts.map(|count| count.unwrap_or(0));
+        let policy = Policy { last, hourly, daily, weekly, monthly, yearly, within, safety };
+        if policy.is_empty() {
+            return Err(
+                "[retention] keeps nothing but the newest snapshot of each source; say so with keep_last = 1"
+                    .into(),
+            );
+        }
+        Ok(policy)
+    }
 }
 
 impl FileCommand {
@@ -159,7 +199,8 @@ impl Config {
             hooks: hooks(file.hooks, base)?,
             full_every: file.validation.full_every.as_deref().map_or(Ok(FULL_EVERY), parse_duration)?,
             chown: file.restore.chown.as_deref().map(parse_owner).transpose()?,
-            keep_safety: file.retention.keep_safety.as_deref().map_or(Ok(KEEP_SAFETY), parse_duration)?,
+            retention: file.retention.checked()?,
+            grace: file.retention.grace.as_deref().map_or(Ok(GRACE), parse_duration)?,
         })
     }
 }

@@ -31,6 +31,22 @@ impl Stamp {
         Self::from_unix(self.0 + 1)
     }
 
+    /// Days since 1970-01-01, which was a Thursday.
+    pub fn day(self) -> i64 {
+        self.0.div_euclid(86_400)
+    }
+
+    /// The year and the month, 1 to 12.
+    pub fn year_month(self) -> (i16, i8) {
+        let date = civil(self.0);
+        (date.year(), date.month())
+    }
+
+    /// The day of the month, from 1.
+    pub fn day_of_month(self) -> i8 {
+        civil(self.0).day()
+    }
+
     /// Reads `YYYYMMDDTHHMMSSZ`; `None` for anything else, impossible dates included.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();

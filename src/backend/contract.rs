@@ -1,6 +1,6 @@
 //! What every backend must do, run against each of them.
 
-use super::{Backend, ErrorKind, LocalBackend, Lock, MemoryBackend};
+use super::{Backend, ErrorKind, LocalBackend, Lock, LockKind, MemoryBackend};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn reads_back_what_was_put(backend: &dyn Backend) {
@@ -54,20 +54,33 @@ fn deletes_and_forgives(backend: &dyn Backend) {
 }
 
 fn locks_exclude(backend: &dyn Backend) {
-    let Lock::Held(guard) = backend.try_lock("prune").unwrap() else { panic!("free at first") };
-    assert!(matches!(backend.try_lock("prune").unwrap(), Lock::Busy { .. }));
-    assert!(matches!(backend.try_lock("other").unwrap(), Lock::Held(_)));
+    let alone = |name: &str| backend.try_lock(name, LockKind::Exclusive).unwrap();
+    let Lock::Held(guard) = alone("prune") else { panic!("free at first") };
+    assert!(matches!(alone("prune"), Lock::Busy { .. }));
+    assert!(matches!(alone("other"), Lock::Held(_)));
     drop(guard);
-    assert!(matches!(backend.try_lock("prune").unwrap(), Lock::Held(_)));
+    assert!(matches!(alone("prune"), Lock::Held(_)));
 }
 
-const CONTRACT: [fn(&dyn Backend); 6] = [
+fn shared_locks_are_shared(backend: &dyn Backend) {
+    let taken = |kind| backend.try_lock("writers", kind).unwrap();
+    let Lock::Held(one) = taken(LockKind::Shared) else { panic!("free at first") };
+    let Lock::Held(other) = taken(LockKind::Shared) else { panic!("shared") };
+    drop(one);
+    assert!(matches!(taken(LockKind::Exclusive), Lock::Busy { .. }));
+    drop(other);
+    let Lock::Held(_alone) = taken(LockKind::Exclusive) else { panic!("free again") };
+    assert!(matches!(taken(LockKind::Shared), Lock::Busy { .. }));
+}
+
+const CONTRACT: [fn(&dyn Backend); 7] = [
     reads_back_what_was_put,
     says_what_is_missing,
     one_of_many_creators_wins,
     lists_below_a_directory,
     deletes_and_forgives,
     locks_exclude,
+    shared_locks_are_shared,
 ];
 
 #[test]

@@ -20,12 +20,21 @@ pub trait Backend: Send + Sync {
     fn list(&self, directory: &str) -> Result<Vec<(String, u64)>, BackendError>;
     /// Removes a key; an absent one is fine.
     fn delete(&self, key: &str) -> Result<(), BackendError>;
-    /// Tries to take the named lock without waiting. It ends with its holder, however that ends.
-    fn try_lock(&self, name: &str) -> Result<Lock, BackendError>;
+    /// Tries to take the named lock without waiting. It ends with its holder, however that ends, so it can't go stale.
+    fn try_lock(&self, name: &str, kind: LockKind) -> Result<Lock, BackendError>;
 }
 
 /// Gives a lock back when dropped.
 pub trait LockGuard: Send {}
+
+/// With whom a lock is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKind {
+    /// With nobody.
+    Exclusive,
+    /// With others who take it like this.
+    Shared,
+}
 
 /// The answer to `try_lock`.
 pub enum Lock {

@@ -1,45 +1,46 @@
 //! A repository in a local directory: temporary file, fsync, rename, fsync of the directory.
 
-use super::interface::{Backend, BackendError, ErrorKind, Lock, LockGuard};
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use super::disk::{Disk, DiskLock, RealDisk};
+use super::interface::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Files are private to the owner: they hold copies of everything that was backed up.
-const FILE_MODE: u32 = 0o600;
-const DIRECTORY_MODE: u32 = 0o700;
 /// A temporary file this old belongs to a run that was killed.
 const STALE_TEMPORARY: Duration = Duration::from_secs(24 * 3600);
 
 /// Keys as files below `root`.
 pub struct LocalBackend {
     root: PathBuf,
+    disk: Arc<dyn Disk>,
 }
 
 impl LocalBackend {
     /// A place below an existing directory.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self::on(Arc::new(RealDisk), root)
+    }
+
+    /// A place on some other file system than the operating system's.
+    pub fn on(disk: Arc<dyn Disk>, root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), disk }
     }
 
     /// Makes a directory and its parents durable.
     pub fn create_directory(&self, key: &str) -> Result<(), BackendError> {
         let path = self.root.join(key);
-        make_directories(&path)
+        self.make_directories(&path)
             .map_err(|error| BackendError::new("create", path.display().to_string(), error))
     }
 
     /// Removes what killed runs left in `tmp/`, if it is more than a day old. Failures don't matter.
     pub fn remove_stale_temporaries(&self) {
-        let Ok(listing) = fs::read_dir(self.root.join("tmp")) else { return };
-        for entry in listing.flatten() {
-            let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            let age = modified.ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-            if age.is_some_and(|age| age > STALE_TEMPORARY) {
-                drop(fs::remove_file(entry.path()));
+        let directory = self.root.join("tmp");
+        for item in self.disk.list(&directory).unwrap_or_default() {
+            let age = item.modified.and_then(|time| SystemTime::now().duration_since(time).ok());
+            if item.is_file && age.is_some_and(|age| age > STALE_TEMPORARY) {
+                drop(self.disk.remove(&directory.join(item.name)));
             }
         }
     }
@@ -52,34 +53,39 @@ impl LocalBackend {
         BackendError::new(action, self.path(key).display().to_string(), error)
     }
 
-    fn write(&self, key: &str, bytes: &[u8], replace: bool) -> io::Result<()> {
-        let path = self.path(key);
+    fn write(&self, key: &str, bytes: &[u8], is_new: bool) -> io::Result<()> {
+        let (path, temporaries) = (self.path(key), self.root.join("tmp"));
         let parent = path.parent().unwrap_or(&self.root);
-        make_directories(parent)?;
-        make_directories(&self.root.join("tmp"))?;
-        let mut temporary = tempfile::Builder::new()
-            .prefix("put-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(FILE_MODE))
-            .tempfile_in(self.root.join("tmp"))?;
-        temporary.write_all(bytes)?;
-        temporary.as_file().sync_all()?;
-        let persisted = if replace { temporary.persist(&path) } else { temporary.persist_noclobber(&path) };
-        persisted.map_err(|failed| failed.error)?;
-        File::open(parent)?.sync_all()
+        self.make_directories(parent)?;
+        self.make_directories(&temporaries)?;
+        let mut temporary = self.disk.create_temporary(&temporaries)?;
+        let mut put = || {
+            temporary.write(bytes)?;
+            temporary.sync()?;
+            if is_new {
+                self.disk.rename_new(temporary.path(), &path)
+            } else {
+                self.disk.rename(temporary.path(), &path)
+            }
+        };
+        put().inspect_err(|_| drop(self.disk.remove(temporary.path())))?;
+        self.disk.sync_directory(parent)
     }
-}
 
-/// Makes each missing directory of `path`, and makes it durable by an fsync of the directory above it.
-fn make_directories(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    make_directories(parent)?;
-    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => File::open(parent)?.sync_all(),
+    /// Makes each missing directory of `path`, and makes it durable by an fsync of the directory above it.
+    fn make_directories(&self, path: &Path) -> io::Result<()> {
+        if self.disk.is_directory(path) {
+            return Ok(());
+        }
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        self.make_directories(parent)?;
+        match self.disk.make_directory(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.disk.is_directory(path) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(()) => self.disk.sync_directory(parent),
+        }
     }
 }
 
@@ -89,60 +95,40 @@ impl Backend for LocalBackend {
     }
 
     fn get(&self, key: &str) -> Result<Vec<u8>, BackendError> {
-        fs::read(self.path(key)).map_err(|error| self.fail("read", key, error))
+        self.disk.read(&self.path(key)).map_err(|error| self.fail("read", key, error))
     }
 
     fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
-        let read = || -> io::Result<Vec<u8>> {
-            let mut file = File::open(self.path(key))?;
-            let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-            let end = offset.checked_add(len).ok_or_else(short)?;
-            if end > file.metadata()?.len() {
-                return Err(short());
-            }
-            // Not zeroed first: that would cost as much as the reading.
-            let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(|_| short())?);
-            file.seek(SeekFrom::Start(offset))?;
-            file.take(len).read_to_end(&mut bytes)?;
-            if bytes.len() as u64 == len { Ok(bytes) } else { Err(short()) }
-        };
-        read().map_err(|error| self.fail("read", key, error))
+        self.disk.read_range(&self.path(key), offset, len).map_err(|error| self.fail("read", key, error))
     }
 
     fn size(&self, key: &str) -> Result<u64, BackendError> {
-        fs::metadata(self.path(key))
-            .map(|metadata| metadata.len())
-            .map_err(|error| self.fail("stat", key, error))
+        self.disk.len(&self.path(key)).map_err(|error| self.fail("stat", key, error))
     }
 
     fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
-        self.write(key, bytes, true).map_err(|error| self.fail("write", key, error))
+        self.write(key, bytes, false).map_err(|error| self.fail("write", key, error))
     }
 
     fn put_new(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
-        self.write(key, bytes, false).map_err(|error| self.fail("create", key, error))
+        self.write(key, bytes, true).map_err(|error| self.fail("create", key, error))
     }
 
     fn list(&self, directory: &str) -> Result<Vec<(String, u64)>, BackendError> {
         let mut found = Vec::new();
         let mut waiting = vec![directory.trim_end_matches('/').to_owned()];
         while let Some(key) = waiting.pop() {
-            let listing = match fs::read_dir(self.path(&key)) {
+            let items = match self.disk.list(&self.path(&key)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(|error| self.fail("list", &key, error))?,
             };
-            for item in listing {
-                let item = item.map_err(|error| self.fail("list", &key, error))?;
-                let Ok(name) = item.file_name().into_string() else { continue };
+            for item in items {
+                let Ok(name) = item.name.into_string() else { continue };
                 let below = format!("{key}/{name}");
-                let metadata = match item.metadata() {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    other => other.map_err(|error| self.fail("stat", &below, error))?,
-                };
-                if metadata.is_dir() {
+                if item.is_directory {
                     waiting.push(below);
-                } else if metadata.is_file() {
-                    found.push((below, metadata.len()));
+                } else if item.is_file {
+                    found.push((below, item.len));
                 }
             }
         }
@@ -151,9 +137,9 @@ impl Backend for LocalBackend {
 
     fn delete(&self, key: &str) -> Result<(), BackendError> {
         let path = self.path(key);
-        let remove = || -> io::Result<()> {
-            fs::remove_file(&path)?;
-            File::open(path.parent().unwrap_or(&self.root))?.sync_all()
+        let remove = || {
+            self.disk.remove(&path)?;
+            self.disk.sync_directory(path.parent().unwrap_or(&self.root))
         };
         match remove() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -161,41 +147,23 @@ impl Backend for LocalBackend {
         }
     }
 
-    fn try_lock(&self, name: &str) -> Result<Lock, BackendError> {
+    fn try_lock(&self, name: &str, kind: LockKind) -> Result<Lock, BackendError> {
         let key = format!("locks/{name}");
         let path = self.path(&key);
-        let open = || -> io::Result<File> {
-            make_directories(path.parent().unwrap_or(&self.root))?;
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(&path)
+        let take = || {
+            self.make_directories(path.parent().unwrap_or(&self.root))?;
+            self.disk.try_lock(&path, kind == LockKind::Shared)
         };
-        let file = match open().map_err(|error| self.fail("lock", &key, error)) {
-            Err(error) if error.kind == ErrorKind::Denied => return Ok(Lock::Unsupported),
-            other => other?,
-        };
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut held) => {
-                // Who holds it is a courtesy for the message; the lock itself is the kernel's.
-                let note = format!("process {} since {}\n", std::process::id(), unix_time());
-                drop(held.set_len(0).and_then(|()| held.write_all(note.as_bytes())));
-                Ok(Lock::Held(Box::new(Held(held))))
-            }
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut holder = String::new();
-                drop((&mut file).take(200).read_to_string(&mut holder));
-                Ok(Lock::Busy { holder: holder.trim().to_owned() })
-            }
-            Err((_, nix::errno::Errno::ENOLCK | nix::errno::Errno::EOPNOTSUPP)) => Ok(Lock::Unsupported),
-            Err((_, errno)) => Err(self.fail("lock", &key, errno.into())),
+        match take().map_err(|error| self.fail("lock", &key, error)) {
+            Ok(DiskLock::Held(held)) => Ok(Lock::Held(Box::new(Held(held)))),
+            Ok(DiskLock::Busy(holder)) => Ok(Lock::Busy { holder }),
+            Ok(DiskLock::Unsupported) => Ok(Lock::Unsupported),
+            Err(error) if error.kind == ErrorKind::Denied => Ok(Lock::Unsupported),
+            Err(error) => Err(error),
         }
     }
 }
 
-/// Seconds since 1970 as text: this room imports nothing of ours, so no calendar here.
-fn unix_time() -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("Unix time {}", now.as_secs())
-}
-
-struct Held(#[expect(dead_code, reason = "dropping it gives the lock back")] Flock<File>);
+struct Held(#[expect(dead_code, reason = "dropping it gives the lock back")] Box<dyn Send>);
 
 impl LockGuard for Held {}

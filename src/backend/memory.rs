@@ -1,7 +1,7 @@
 //! A place in memory, for tests of the rooms above.
 
-use super::interface::{Backend, BackendError, Lock, LockGuard};
-use std::collections::{BTreeMap, BTreeSet};
+use super::interface::{Backend, BackendError, Lock, LockGuard, LockKind};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,8 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Default)]
 pub struct MemoryBackend {
     files: Mutex<BTreeMap<String, Vec<u8>>>,
-    locks: Arc<Mutex<BTreeSet<String>>>,
+    locks: Arc<Locks>,
 }
+
+/// Who holds each lock: so many together, or one alone (`None`).
+type Locks = Mutex<BTreeMap<String, Option<u32>>>;
 
 impl MemoryBackend {
     fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
@@ -71,25 +74,33 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
-    fn try_lock(&self, name: &str) -> Result<Lock, BackendError> {
-        let free = self.locks.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        if free {
-            Ok(Lock::Held(Box::new(Held { name: name.to_owned(), locks: Arc::clone(&self.locks) })))
-        } else {
-            Ok(Lock::Busy { holder: "this process".into() })
-        }
+    fn try_lock(&self, name: &str, kind: LockKind) -> Result<Lock, BackendError> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, is_shared) = (locks.get(name).copied(), kind == LockKind::Shared);
+        let then = match now {
+            None if is_shared => Some(1),
+            None => None,
+            Some(Some(holders)) if is_shared => Some(holders + 1),
+            Some(_) => return Ok(Lock::Busy { holder: "this process".into() }),
+        };
+        locks.insert(name.to_owned(), then);
+        Ok(Lock::Held(Box::new(Held { name: name.to_owned(), locks: Arc::clone(&self.locks) })))
     }
 }
 
 struct Held {
     name: String,
-    locks: Arc<Mutex<BTreeSet<String>>>,
+    locks: Arc<Locks>,
 }
 
 impl LockGuard for Held {}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        match locks.get_mut(&self.name) {
+            Some(Some(holders)) if *holders > 1 => *holders -= 1,
+            _ => drop(locks.remove(&self.name)),
+        }
     }
 }

@@ -2,10 +2,12 @@
 
 #[cfg(test)]
 mod contract;
+mod disk;
 mod interface;
 mod local;
 mod memory;
 
-pub use interface::{Backend, BackendError, ErrorKind, Lock, LockGuard};
+pub use disk::{Disk, DiskFile, DiskItem, DiskLock, RealDisk};
+pub use interface::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind};
 pub use local::LocalBackend;
 pub use memory::MemoryBackend;

@@ -5,6 +5,7 @@ use super::context::Context;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, findings_json, lines_of};
 use super::format_text::{bytes, millis, name};
+use super::prune;
 use super::report::Report;
 use super::restore::by_unfinished;
 use super::selection::select;
@@ -28,7 +29,7 @@ pub fn skeleton() -> Value {
     json!({
         "stamp": null, "backup_root": null, "manifest": null, "valid": null, "errors": [], "findings": [], "sources": {},
         "writer_pause_ms": 0, "new_bytes": 0, "stored_bytes": 0, "metadata_bytes": 0, "unreferenced_bytes": 0,
-        "duration_ms": 0,
+        "duration_ms": 0, "pruned": null,
     })
 }
 
@@ -57,7 +58,28 @@ pub fn run(context: &Context, arguments: &args::Backup, progress: &dyn Progress)
         failure
     })?;
     let root = context.repository_path()?.join("snapshots").join(published.manifest.stamp.to_string());
-    Ok(report(&published, &root.display().to_string(), started.elapsed().as_millis() as u64))
+    let mut report = report(&published, &root.display().to_string(), started.elapsed().as_millis() as u64);
+    if arguments.prune {
+        prune_afterwards(context, progress, &mut report);
+    }
+    Ok(report)
+}
+
+/// The snapshot exists, whatever becomes of this.
+fn prune_afterwards(context: &Context, progress: &dyn Progress, report: &mut Report) {
+    let pruned = context.open().and_then(|repository| prune::afterwards(context, &repository, progress));
+    match pruned {
+        Ok((keys, warnings)) => {
+            report.keys.insert("pruned".into(), keys);
+            report.warnings.extend(warnings);
+        }
+        Err(failure) => {
+            report.warnings.push(format!("the snapshot was saved, but not pruned: {}", failure.message));
+            if failure.exit != ExitCode::Busy {
+                report.exit = ExitCode::Incomplete;
+            }
+        }
+    }
 }
 
 fn request(

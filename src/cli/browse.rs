@@ -37,8 +37,9 @@ pub fn show(context: &Context, arguments: &args::Show) -> Result<Report, Failure
     let root = context.repository_path()?.join("snapshots").join(snapshot.stamp.to_string());
     let mut described = snapshot_json(snapshot, &root.display().to_string());
     let proofs: Vec<Value> = repository
-        .proofs()?
+        .proof_files()?
         .into_iter()
+        .map(|(_, proof)| proof)
         .filter(|proof| proof.manifest == snapshot.manifest_id)
         .map(|proof| json!({ "time": rfc3339_millis(proof.time_ns), "level": proof.level.name(), "valid": proof.is_valid() }))
         .collect();

@@ -2,11 +2,15 @@
 
 use super::args::Global;
 use super::failure::Failure;
+use super::forget::needed_by;
 use crate::backend::{ErrorKind, LocalBackend};
 use crate::backup::Author;
 use crate::config::{Config, ConfiguredSource, check_profile, parse_duration};
-use crate::repository::{IndexOptions, Repository};
+use crate::id::Id;
+use crate::repository::{IndexOptions, Repository, RepositoryError};
 use crate::restore::{JournalPlace, OpenJournal};
+use crate::stamp::Stamp;
+use std::collections::HashSet;
 use std::env;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -56,13 +60,16 @@ impl Context {
 
     /// Opens the repository.
     pub fn open(&self) -> Result<Repository, Failure> {
-        let path = self.repository_path()?;
+        Ok(self.open_at(&self.repository_path()?)?)
+    }
+
+    /// Opens the repository that lies there.
+    pub fn open_at(&self, path: &Path) -> Result<Repository, RepositoryError> {
         let options = IndexOptions {
             cache_directory: self.cache_directory(),
             memory_limit_bytes: self.global.index_memory.saturating_mul(1 << 20),
         };
-        let backend = LocalBackend::new(&path);
-        Ok(Repository::open(Arc::new(backend), options)?)
+        Repository::open(Arc::new(LocalBackend::new(path)), options)
     }
 
     /// The first of these that is set: flag or environment, XDG, HOME, and for root without HOME (cron) the system's.
@@ -139,6 +146,13 @@ impl Context {
         }
         found.sort_by(|one, other| one.id.cmp(&other.id));
         (found, warnings)
+    }
+
+    /// The snapshots of a repository that restores need which aren't closed.
+    pub fn needed_by_restores(&self, repository: Id) -> HashSet<Stamp> {
+        let (journals, _) = self.journals();
+        let open = journals.iter().filter(|open| open.is_open() && open.journal.repository == repository);
+        open.flat_map(needed_by).collect()
     }
 
     /// The restore that was interrupted at, above or below one of these places.

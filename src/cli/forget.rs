@@ -7,9 +7,9 @@ use super::failure::Failure;
 use super::report::Report;
 use super::restore::by_unfinished;
 use crate::catalog::find;
-use crate::config::KEEP_SAFETY;
 use crate::repository::Snapshot;
 use crate::restore::OpenJournal;
+use crate::retention::Policy;
 use crate::stamp::{Stamp, now_nanos};
 use serde_json::json;
 
@@ -33,7 +33,7 @@ pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Fai
         let message = format!("snapshot {} is pinned", pinned.stamp);
         return Err(Failure::usage(message).hint("nothing was forgotten; `icecore unpin` it first"));
     }
-    let kept = context.config.as_ref().map_or(KEEP_SAFETY, |config| config.keep_safety);
+    let kept = context.config.as_ref().map_or(Policy::SAFETY, |config| config.retention.safety);
     let youngest = Stamp::from_nanos(now_nanos()).unix().saturating_sub_unsigned(kept.as_secs());
     let is_kept = |snapshot: &&&Snapshot| {
         snapshot.manifest.is_safety() && snapshot.stamp.unix() > youngest && !arguments.safety
@@ -49,11 +49,8 @@ pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Fai
     let (journals, _) = context.journals();
     let is_open = |open: &&OpenJournal| open.is_open() && open.journal.repository == repository.id();
     for open in journals.iter().filter(is_open) {
-        let needed = [
-            Some(open.journal.goal.stamp),
-            Some(open.journal.before.stamp).filter(|_| !open.journal.has_undo),
-        ];
-        if let Some(snapshot) = wanted.iter().find(|snapshot| needed.contains(&Some(snapshot.stamp))) {
+        let needed = needed_by(open);
+        if let Some(snapshot) = wanted.iter().find(|snapshot| needed.contains(&snapshot.stamp)) {
             let unfinished = by_unfinished(context, open, ExitCode::Refused);
             let message = format!("snapshot {} is needed: {}", snapshot.stamp, unfinished.message);
             return Err(Failure { message, ..unfinished }.hinting("nothing was forgotten"));
@@ -66,6 +63,12 @@ pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Fai
     }
     let stamps: Vec<String> = wanted.iter().map(|snapshot| snapshot.stamp.to_string()).collect();
     Ok(Report::done(json!({ "forgotten": stamps }), lines))
+}
+
+/// The snapshots without which an open restore can't be finished or undone.
+pub fn needed_by(open: &OpenJournal) -> Vec<Stamp> {
+    let before = Some(open.journal.before.stamp).filter(|_| !open.journal.has_undo);
+    [Some(open.journal.goal.stamp), before].into_iter().flatten().collect()
 }
 
 /// Pins or unpins snapshots.

@@ -151,6 +151,13 @@ const CONFIG_TAIL: &str = r#"
 # [validation]
 # full_every = "24h"              how old a full proof may get before the next backup makes one
 
+# [retention]                    what `icecore prune` keeps of each source; any keep_… replaces all of these
+# keep_daily = 7
+# keep_weekly = 4                 the newest of an ISO week, Sunday's if there is one
+# keep_monthly = 6                the newest of the 1st, else the month's earliest
+# keep_safety = "7d"              also keep_last, keep_hourly, keep_yearly, keep_within = "30d"
+# grace = "24h"                   how long what was condemned stays before it is deleted
+
 # [hooks]                        lines for /bin/sh, or ["program", "argument"]
 # before = "docker compose pause app"
 # after = "docker compose unpause app"    always runs; may run twice

@@ -3,6 +3,7 @@
 mod args;
 mod backup;
 mod browse;
+mod check;
 mod context;
 mod exit_code;
 mod failure;
@@ -12,6 +13,7 @@ mod init;
 mod list;
 mod manual;
 mod progress_bar;
+mod prune;
 mod report;
 mod restore;
 mod run;

@@ -6,7 +6,7 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::progress_bar::Shown;
 use super::report::{Report, print};
-use super::{backup, browse, forget, init, list, manual, restore, status, validate};
+use super::{backup, browse, check, forget, init, list, manual, prune, restore, status, validate};
 use clap::Parser;
 use clap::error::ErrorKind;
 use serde_json::{Value, json};
@@ -61,6 +61,9 @@ fn perform(global: Global, verb: Verb, shown: &Shown) -> Result<Report, Failure>
         Verb::Forget(arguments) => forget::forget(&context, &arguments),
         Verb::Pin(arguments) => forget::pin(&context, &arguments, true),
         Verb::Unpin(arguments) => forget::pin(&context, &arguments, false),
+        Verb::Prune(arguments) => prune::run(&context, &arguments, shown),
+        Verb::Check(arguments) => check::run(&context, &arguments, shown),
+        Verb::Repair(arguments) => check::run_repair(&context, &arguments, shown),
         Verb::Completions(arguments) => Ok(manual::completions(&arguments)),
         Verb::Man(arguments) => manual::man(&arguments),
     };
@@ -88,6 +91,9 @@ fn describe(verb: &Verb) -> (&'static str, Value) {
         Verb::Forget(_) => ("forget", json!({ "forgotten": [] })),
         Verb::Pin(_) => ("pin", json!({ "stamps": [], "pinned": true })),
         Verb::Unpin(_) => ("unpin", json!({ "stamps": [], "pinned": false })),
+        Verb::Prune(_) => ("prune", prune::skeleton()),
+        Verb::Check(_) => ("check", check::skeleton()),
+        Verb::Repair(_) => ("repair", check::repair_skeleton()),
         Verb::Completions(_) => ("completions", json!({})),
         Verb::Man(_) => ("man", json!({ "written": [] })),
     }

@@ -5,6 +5,7 @@ mod prove_and_publish;
 mod restore_beside;
 mod restore_items;
 mod restore_safely;
+mod retain;
 mod save_before;
 
 pub use prove_and_publish::{FlowError, PublishRequest, Published, Unpublished, prove_and_publish};
@@ -14,4 +15,5 @@ pub use restore_safely::{
     Before, Prospect, RestoreFailed, RestoreFailure, RestoreRequest, Restored, look, look_for_users,
     restore_safely,
 };
+pub use retain::{forget_others, verdicts};
 pub use save_before::{SaveError, SaveTo, open_undo};

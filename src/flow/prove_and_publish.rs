@@ -5,8 +5,10 @@ use crate::format::{Finding, Manifest};
 use crate::hooks::{HookError, Hooks, Quiesced};
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, Repository, RepositoryError, Snapshots, Trust};
-use crate::validate::{Depth, ValidateOptions, prove_draft};
+use crate::reach::{is_still_lasting, rescue};
+use crate::repository::{ChunkWriter, Held, Repository, RepositoryError, Snapshots, Trust};
+use crate::validate::{Depth, ValidateOptions, prove_draft, prove_packs};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// What to do.
@@ -56,8 +58,11 @@ pub fn prove_and_publish(
     progress: &dyn Progress,
 ) -> Result<Published, Unpublished> {
     let profile = &request.backup.author.profile;
-    let running = repository.lock(&format!("backup-{profile}"), request.patience);
-    let _running = running.map_err(|error| Unpublished { error: error.into(), warnings: Vec::new() })?;
+    let locked = |lock: Result<Held, RepositoryError>| {
+        lock.map_err(|error| Unpublished { error: error.into(), warnings: Vec::new() })
+    };
+    let _running = locked(repository.lock(&format!("backup-{profile}"), request.patience))?;
+    let _writing = locked(repository.lock_for_writing(request.patience))?;
     let mut warnings = Vec::new();
     prove_and_publish_alone(repository, request, &mut warnings, progress).map_err(|error| {
         if let Err(hook) = request.hooks.tell_failure(profile, &error.to_string()) {
@@ -106,15 +111,13 @@ fn prove_and_publish_alone(
     ended?;
     warnings.extend(draft.warnings);
     let mut manifest = draft.manifest;
-    if repository.index()?.refresh_packs()? > 0 {
-        warnings
-            .push("another process removed packs during this run; what they held is checked again".into());
-    }
+    let mut relies_on = secure(&writer, &manifest, warnings, progress)?;
     let options = ValidateOptions {
         depth: request.depth,
         temporary_directory: &request.backup.options.temporary_directory,
     };
-    let outcome = prove_draft(repository, &mut manifest, &draft.written.packs, &known, &options, progress)?;
+    let outcome =
+        prove_draft(repository, &mut manifest, &writer.finish()?.packs, &known, &options, progress)?;
     warnings.extend(repository.warnings());
     if !outcome.is_valid() {
         let (findings, damaged) = (outcome.findings, outcome.damaged);
@@ -123,9 +126,32 @@ fn prove_and_publish_alone(
     if progress.interrupted() {
         return Err(BackupError::Interrupted.into());
     }
+    // The proof takes a while, and a prune may have condemned something since.
+    while !is_still_lasting(repository, &relies_on)? {
+        relies_on = secure(&writer, &manifest, warnings, progress)?;
+        prove_packs(repository, &writer.finish()?.packs, progress)?;
+    }
     let manifest_id = repository.publish(&mut manifest)?;
     let warnings = std::mem::take(warnings);
     Ok(Published { manifest, manifest_id, findings: outcome.findings, warnings })
+}
+
+/// Makes sure that a draft relies on nothing that prunes have condemned or removed; returns the packs it relies on if there is
+/// anything of the kind.
+fn secure(
+    writer: &ChunkWriter<'_>,
+    manifest: &Manifest,
+    warnings: &mut Vec<String>,
+    progress: &dyn Progress,
+) -> Result<Option<HashSet<Id>>, RepositoryError> {
+    let Some(rescued) = rescue(writer.repository(), manifest, writer, progress)? else { return Ok(None) };
+    if rescued.stored_again > 0 {
+        warnings.push(format!(
+            "a prune condemned packs during this run: {} chunk(s) that lay there were stored again",
+            rescued.stored_again
+        ));
+    }
+    Ok(Some(rescued.packs))
 }
 
 /// The snapshots with their sources' content forgotten: still there for names and times, no parents any more.

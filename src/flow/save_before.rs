@@ -8,6 +8,7 @@ use crate::format::{
 };
 use crate::id::Id;
 use crate::progress::Progress;
+use crate::reach::rescue;
 use crate::repository::{ChunkWriter, IndexOptions, Repository, RepositoryError, Snapshots, Trust};
 use crate::restore::{Action, JournalPlace, OpenJournal, Owner, Plan, Target};
 use crate::source::VALIDATOR_VERSION;
@@ -18,6 +19,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where the state before goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,7 @@ pub fn save_before(
         SaveTo::Repository => repository.snapshots()?,
         SaveTo::Undo => Snapshots::default(),
     };
+    let _writing = repository.lock_for_writing(Duration::ZERO)?;
     let writer = ChunkWriter::new(repository, Trust::Index);
     let (author, scratch) = (saving.author, saving.temporary_directory);
     let draft = save_raw(&writer, saving.goals, &snapshots, sources, author, scratch, progress)?;
@@ -105,6 +108,12 @@ pub fn save_before(
         let findings = Vec::new();
         source.proof =
             Some(Proof { level: Level::Quick, validator, time_ns, inherited_from: None, findings });
+    }
+    while let Some(rescued) = rescue(repository, &manifest, &writer, progress)? {
+        if rescued.stored_again == 0 {
+            break;
+        }
+        prove_packs(repository, &writer.finish()?.packs, progress)?;
     }
     let manifest_id = repository.publish(&mut manifest)?;
     let journal = Journal {

@@ -1,7 +1,7 @@
 //! An index file: what the trailers of many packs say, in short.
 
 use super::error::FormatError;
-use super::pack::PackKind;
+use super::pack::{Pack, PackKind};
 use super::reader::Reader;
 use super::record::{ChunkRecord, Encoding, put_u24};
 use crate::id::Id;
@@ -60,6 +60,17 @@ impl ListedChunk {
         let encoding = Encoding::from_byte(reader.u8()?)?;
         let bases = (0..encoding.bases).map(|_| reader.u64()).collect::<Result<_, _>>()?;
         Ok(Self { prefix, stored_len, plain_len, encoding, bases })
+    }
+}
+
+impl ListedPack {
+    /// Its chunks with the place of each.
+    pub fn places(&self) -> impl Iterator<Item = (u64, &ListedChunk)> {
+        self.chunks.iter().scan(Pack::FIRST_OFFSET, |next, chunk| {
+            let offset = *next;
+            *next += u64::from(chunk.stored_len);
+            Some((offset, chunk))
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod chunk_ref;
 mod config_file;
+mod doomed;
 mod entry;
 mod error;
 mod index;
@@ -18,6 +19,7 @@ mod wire;
 
 pub use chunk_ref::{ChunkRef, Root};
 pub use config_file::{Chunking, RepositoryConfig};
+pub use doomed::{Doomed, DoomedFile, DoomedKind};
 pub use entry::{Captured, Content, Entry, EntryKind, FileState, Link, Segment};
 pub use error::FormatError;
 pub use index::{IndexFile, IndexedPack, ListedChunk, ListedPack};

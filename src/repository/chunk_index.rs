@@ -7,13 +7,14 @@
 //! another process has it, this one makes a private copy beside it; when it is missing, stale or damaged it is made
 //! anew from `index/`. A hit counts only for a pack that the repository's own listing holds.
 
+use super::doomed::read_doomed;
 use super::error::RepositoryError;
 use super::location::{Location, PackNumbers};
 use super::memory_table::MemoryTable;
 use super::rocks_table::{CacheError, RocksTable};
 use super::trailers::{Trailers, read_trailer};
 use crate::backend::{Backend, ErrorKind};
-use crate::format::{IndexFile, IndexedPack, Key, ListedPack};
+use crate::format::{DoomedKind, IndexFile, IndexedPack, Key, ListedPack};
 use crate::id::Id;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ pub struct ChunkIndex {
     backend: Arc<dyn Backend>,
     tables: RwLock<Tables>,
     packs: RwLock<HashMap<Id, u64>>,
+    /// Packs that a prune has condemned: they are read, but nothing new may rely on them.
+    doomed: RwLock<HashSet<Id>>,
     trailers: Trailers,
     index_files: Vec<(Id, u64)>,
     /// What was wrong but could be worked around.
@@ -69,14 +72,24 @@ impl ChunkIndex {
         options: &IndexOptions,
     ) -> Result<Self, RepositoryError> {
         // Index files first: a pack that goes away between the listings is then void, never the other way round.
-        let index_files =
+        let mut index_files =
             listing(&**backend, "index", |key| if let Key::Index(id) = key { Some(id) } else { None })?;
-        let packs =
-            listing(&**backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })?;
+        let packs = listing_of_packs(&**backend)?;
+        let (mut doomed, mut doomed_files) = (HashSet::new(), HashSet::new());
+        for condemned in read_doomed(&**backend)?.list {
+            match condemned.kind {
+                DoomedKind::Pack => drop(doomed.insert(condemned.id)),
+                DoomedKind::Index => drop(doomed_files.insert(condemned.id)),
+                DoomedKind::Manifest => {}
+            }
+        }
+        // Another one says all that they say; if that one is gone, the trailers do.
+        index_files.retain(|(id, _)| !doomed_files.contains(id));
         let index = Self {
             backend: Arc::clone(backend),
             tables: RwLock::default(),
             packs: RwLock::new(packs.into_iter().collect()),
+            doomed: RwLock::new(doomed),
             trailers: Trailers::default(),
             index_files,
             warnings: Mutex::default(),
@@ -141,17 +154,11 @@ impl ChunkIndex {
                 continue;
             }
             let key = Key::Index(*name).path();
-            let bytes = match self.backend.get(&key) {
-                Err(error) if error.kind == ErrorKind::NotFound => continue,
-                other => other?,
-            };
-            let decoded = if Id::of(&bytes) == *name {
-                IndexFile::decode(&bytes).map_err(|error| error.to_string())
-            } else {
-                Err("its content does not match its name".to_owned())
-            };
-            let index = match decoded {
+            let index = match self.read_file(name)? {
                 Ok(index) => index,
+                Err(_) if self.backend.size(&key).is_err_and(|error| error.kind == ErrorKind::NotFound) => {
+                    continue;
+                }
                 Err(detail) => {
                     self.warn(format!(
                         "index file {key} is damaged ({detail}); its packs are read by their trailers"
@@ -209,10 +216,11 @@ impl ChunkIndex {
         found.or_else(|| self.find_all(prefix).into_iter().next())
     }
 
-    /// The chunk is in a pack that is there, by that pack's trailer. One whose trailer can't be read doesn't count.
+    /// The chunk is in a pack that is there to stay, by that pack's trailer. One whose trailer can't be read doesn't count.
     pub fn holds(&self, id: &Id) -> Result<bool, RepositoryError> {
         for location in self.find_all(id.prefix()) {
-            let Some(len) = self.pack_len(&location.pack) else { continue };
+            let lasts = self.lasting_packs(&location).is_some();
+            let Some(len) = self.pack_len(&location.pack).filter(|_| lasts) else { continue };
             match self.trailers.holds(&*self.backend, (location.pack, len), location.offset, id) {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
@@ -237,7 +245,10 @@ impl ChunkIndex {
             Some(Ok(more)) => found.extend(more),
             Some(Err(error)) => found = self.find_without_cache(prefix, &error),
         }
-        found.retain(|location| self.has_pack(&location.pack));
+        let mut places = HashSet::new();
+        found.retain(|location| {
+            self.has_pack(&location.pack) && places.insert((location.pack, location.offset))
+        });
         found
     }
 
@@ -256,15 +267,113 @@ impl ChunkIndex {
         tables.memory.find(prefix, &tables.numbers).collect()
     }
 
-    /// Lists the packs again: those that another process has pruned since count no longer. Returns how many are gone.
-    pub fn refresh_packs(&self) -> Result<usize, RepositoryError> {
-        let listed =
-            listing(&*self.backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })?;
-        let now: HashMap<Id, u64> = listed.into_iter().collect();
+    /// Lists the packs again: those that another process has pruned since count no longer, and what is condemned by now
+    /// counts as that. True if there is anything of the kind.
+    pub fn refresh(&self) -> Result<bool, RepositoryError> {
+        // What a prune deletes it has condemned before, so the listing of packs comes last.
+        let condemned = read_doomed(&*self.backend)?.list.into_iter();
+        let condemned: HashSet<Id> =
+            condemned.filter(|doomed| doomed.kind == DoomedKind::Pack).map(|doomed| doomed.id).collect();
+        let now: HashMap<Id, u64> = listing_of_packs(&*self.backend)?.into_iter().collect();
         let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
         let before = packs.len();
         packs.retain(|pack, size| now.get(pack) == Some(size));
-        Ok(before - packs.len())
+        let is_less = packs.len() < before || !condemned.is_empty();
+        drop(packs);
+        *self.doomed.write().unwrap_or_else(PoisonError::into_inner) = condemned;
+        Ok(is_less)
+    }
+
+    /// Where a chunk lies in a pack that is there to stay, the bases of a delta too; what it is that it relies on.
+    pub fn lasting(&self, prefix: u64) -> Option<Vec<Id>> {
+        self.find_all(prefix).iter().find_map(|location| self.lasting_packs(location))
+    }
+
+    fn lasting_packs(&self, location: &Location) -> Option<Vec<Id>> {
+        let mut packs = vec![self.is_lasting(location).then_some(location.pack)?];
+        for base in &location.bases {
+            let whole = self.find_all(*base).into_iter();
+            let mut whole = whole.filter(|base| !base.encoding.is_difference() && self.is_lasting(base));
+            packs.push(whole.next()?.pack);
+        }
+        Some(packs)
+    }
+
+    /// The pack is there, and nobody has condemned it.
+    pub fn is_lasting_pack(&self, pack: &Id) -> bool {
+        self.has_pack(pack) && !self.is_doomed(pack)
+    }
+
+    /// A prune has condemned a pack of this name.
+    pub fn is_doomed(&self, pack: &Id) -> bool {
+        self.doomed.read().unwrap_or_else(PoisonError::into_inner).contains(pack)
+    }
+
+    fn is_lasting(&self, location: &Location) -> bool {
+        let end = location.offset + u64::from(location.stored_len);
+        self.is_lasting_pack(&location.pack) && self.pack_len(&location.pack).is_some_and(|len| end <= len)
+    }
+
+    /// The packs that are there, with their sizes.
+    pub fn packs(&self) -> HashMap<Id, u64> {
+        self.packs.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The index files that count, with their sizes.
+    pub fn files(&self) -> &[(Id, u64)] {
+        &self.index_files
+    }
+
+    /// Gives each pack that is there, once, with what an index file, or else its trailer, lists. Also says which file that was.
+    pub fn each_pack(
+        &self,
+        take: &mut dyn FnMut(&ListedPack, Option<Id>) -> Result<(), RepositoryError>,
+    ) -> Result<(), RepositoryError> {
+        let mut waiting = self.packs();
+        for (name, _) in &self.index_files {
+            let Ok(index) = self.read_file(name)? else { continue };
+            for listed in &index.packs {
+                if waiting.remove(&listed.pack).is_some() {
+                    take(listed, Some(*name))?;
+                }
+            }
+        }
+        for (pack, size) in waiting {
+            match read_trailer(&*self.backend, pack, size) {
+                Ok(indexed) => take(&ListedPack::from(&indexed), None)?,
+                Err(RepositoryError::Damaged { .. }) => {}
+                Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// An index file, or what is wrong with it.
+    pub fn read_file(&self, name: &Id) -> Result<Result<IndexFile, String>, RepositoryError> {
+        let bytes = match self.backend.get(&Key::Index(*name).path()) {
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Err("it is gone".into())),
+            other => other?,
+        };
+        if Id::of(&bytes) != *name {
+            return Ok(Err("its content does not match its name".into()));
+        }
+        Ok(IndexFile::decode(&bytes).map_err(|error| error.to_string()))
+    }
+
+    /// Where a chunk lies that begins like this, with the whole ids by the packs' trailers.
+    pub fn copies(&self, prefix: u64) -> Result<Vec<(Location, Id)>, RepositoryError> {
+        let mut copies = Vec::new();
+        for location in self.find_all(prefix) {
+            let Some(len) = self.pack_len(&location.pack) else { continue };
+            match self.trailers.id_at(&*self.backend, (location.pack, len), location.offset) {
+                Ok(Some(id)) => copies.push((location, id)),
+                Ok(None) | Err(RepositoryError::Damaged { .. }) => {}
+                Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(copies)
     }
 
     /// Adds a pack that this run has written.
@@ -323,4 +432,8 @@ fn listing(
 ) -> Result<Vec<(Id, u64)>, RepositoryError> {
     let listed = backend.list(directory)?;
     Ok(listed.into_iter().filter_map(|(path, size)| Some((pick(Key::parse(&path)?)?, size))).collect())
+}
+
+fn listing_of_packs(backend: &dyn Backend) -> Result<Vec<(Id, u64)>, RepositoryError> {
+    listing(backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })
 }

@@ -6,8 +6,9 @@ use super::location::Location;
 use super::open::Repository;
 use super::trailers::read_trailer;
 use crate::backend::ErrorKind;
-use crate::format::{ChunkRecord, Key, Pack};
+use crate::format::{ChunkRecord, IndexedPack, Key, ListedChunk, Pack};
 use crate::id::{Id, IdHasher};
+use std::collections::HashSet;
 
 /// What is read of a pack at a time when it is proven.
 const PROVE_BYTES: u64 = 1 << 20;
@@ -99,6 +100,82 @@ impl Repository {
             }
         }
         Err(failure)
+    }
+
+    /// Some copy of a chunk outside of these packs was read, and has its id.
+    pub fn prove_copy_outside(&self, id: &Id, packs: &HashSet<Id>) -> Result<bool, RepositoryError> {
+        for location in self.index()?.find_all(id.prefix()) {
+            if packs.contains(&location.pack) {
+                continue;
+            }
+            match self.read_at(id, &location) {
+                Ok(_) => return Ok(true),
+                Err(RepositoryError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// A pack's trailer.
+    pub fn read_trailer(&self, pack: Id) -> Result<IndexedPack, RepositoryError> {
+        let size = self.backend().size(&Key::Pack(pack).path())?;
+        read_trailer(self.backend(), pack, size)
+    }
+
+    /// A chunk as it is stored in a pack, if that is the chunk.
+    pub fn read_record(
+        &self,
+        pack: Id,
+        offset: u64,
+        record: &ChunkRecord,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let ChunkRecord { id, stored_len, plain_len, encoding, ref bases } = *record;
+        let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
+        let stored = self.read_stored(&location)?;
+        self.decode_at(&id, &location, &stored)?;
+        Ok(stored)
+    }
+
+    /// A chunk that an index file lists, with the id that its bytes have; it must begin as the index says.
+    pub fn read_listed(
+        &self,
+        pack: Id,
+        offset: u64,
+        chunk: &ListedChunk,
+    ) -> Result<(Id, Vec<u8>), RepositoryError> {
+        let ListedChunk { prefix, stored_len, plain_len, encoding, ref bases } = *chunk;
+        let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
+        let stored = self.read_stored(&location)?;
+        let plain = if encoding.is_difference() {
+            self.apply_delta(&location, &stored, 0)?
+        } else {
+            let named = |detail: String| self.damaged_at(&location, detail);
+            codec::decode(encoding, &stored, plain_len).map_err(named)?
+        };
+        let id = Id::of(&plain);
+        if id.prefix() == prefix {
+            Ok((id, plain))
+        } else {
+            Err(self.damaged_at(&location, "a chunk has another id than the index says"))
+        }
+    }
+
+    /// Reads a pack again and compares its name; returns its size.
+    pub fn prove_name(&self, pack: &Id) -> Result<u64, RepositoryError> {
+        let key = Key::Pack(*pack).path();
+        let size = self.backend().size(&key)?;
+        let (mut hasher, mut at) = (IdHasher::default(), 0);
+        while at < size {
+            let bytes = self.backend().get_range(&key, at, PROVE_BYTES.min(size - at))?;
+            hasher.update(&bytes);
+            at += bytes.len() as u64;
+        }
+        if hasher.finish() == *pack {
+            Ok(size)
+        } else {
+            Err(RepositoryError::damaged(key, "its content does not match its name"))
+        }
     }
 
     /// Reads a whole pack again: its own name, its trailer, and each chunk in it. Returns the bytes read.

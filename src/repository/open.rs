@@ -4,7 +4,7 @@ use super::chunk_cache::ChunkCache;
 use super::chunk_index::{ChunkIndex, IndexOptions};
 use super::error::RepositoryError;
 use super::memory_table::PrefixMap;
-use crate::backend::{Backend, ErrorKind, Lock, LockGuard};
+use crate::backend::{Backend, ErrorKind, Lock, LockGuard, LockKind};
 use crate::format::{Chunking, FormatError, Key, RepositoryConfig};
 use crate::id::Id;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,8 @@ const README: &str = include_str!("repository_readme.txt");
 const NODE_BYTES: usize = 16 << 20;
 /// A restore saves what is there as a difference to what it puts there: it need not read that twice.
 const BASE_BYTES: usize = 24 << 20;
+/// The lock of those who publish snapshots.
+const WRITERS: &str = "writers";
 /// How often a lock that somebody else has is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
@@ -162,11 +164,25 @@ impl Repository {
         self.index.get().map(ChunkIndex::warnings).unwrap_or_default()
     }
 
-    /// Takes a named lock, waiting up to `patience` for whoever has it.
+    /// Takes a named lock alone, waiting up to `patience` for whoever has it.
     pub fn lock(&self, name: &str, patience: Duration) -> Result<Held, RepositoryError> {
+        self.lock_as(name, LockKind::Exclusive, patience)
+    }
+
+    /// What every run that publishes snapshots holds, together with the others.
+    pub fn lock_for_writing(&self, patience: Duration) -> Result<Held, RepositoryError> {
+        self.lock_as(WRITERS, LockKind::Shared, patience)
+    }
+
+    /// Waits until nobody publishes snapshots, and keeps others from beginning.
+    pub fn lock_out_writers(&self, patience: Duration) -> Result<Held, RepositoryError> {
+        self.lock_as(WRITERS, LockKind::Exclusive, patience)
+    }
+
+    fn lock_as(&self, name: &str, kind: LockKind, patience: Duration) -> Result<Held, RepositoryError> {
         let deadline = Instant::now() + patience;
         loop {
-            match self.backend.try_lock(name)? {
+            match self.backend.try_lock(name, kind)? {
                 Lock::Held(guard) => return Ok(Held(Some(guard))),
                 Lock::Unsupported => return Ok(Held(None)),
                 Lock::Busy { holder } if Instant::now() >= deadline => {

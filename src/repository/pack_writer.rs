@@ -8,6 +8,7 @@ use crate::format::{
     ChunkRecord, ChunkRef, Encoding, IndexFile, IndexedPack, Key, ListedPack, Pack, PackKind,
 };
 use crate::id::Id;
+use crate::stamp::now_nanos;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,14 +33,14 @@ pub struct Written {
 }
 
 impl Written {
-    fn count(&mut self, kind: PackKind, encoding: Encoding, stored_len: u32, plain_len: u32) {
+    fn count(&mut self, kind: PackKind, record: &ChunkRecord) {
         match kind {
             PackKind::Data => {
-                self.new_bytes += u64::from(plain_len);
-                self.stored_bytes += u64::from(stored_len);
-                self.delta_chunks += u64::from(encoding.is_difference());
+                self.new_bytes += u64::from(record.plain_len);
+                self.stored_bytes += u64::from(record.stored_len);
+                self.delta_chunks += u64::from(record.encoding.is_difference());
             }
-            PackKind::Tree => self.metadata_bytes += u64::from(stored_len),
+            PackKind::Tree => self.metadata_bytes += u64::from(record.stored_len),
         }
     }
 }
@@ -133,29 +134,42 @@ impl<'r> ChunkWriter<'r> {
             fresh.iter().map(|chunk| Bases::of(self.repository, chunk.old).unwrap_or_default()).collect();
         let plains: Vec<&[u8]> = fresh.iter().map(|chunk| chunk.plain).collect();
         for (chunk, encoded) in fresh.iter().zip(encode_all(kind, &plains, &bases)) {
-            if encoded.encoding.is_difference() {
-                self.repository.note_verified(chunk.id, &encoded.stored);
+            let Encoded { encoding, bases, stored } = encoded;
+            if encoding.is_difference() {
+                self.repository.note_verified(chunk.id, &stored);
             }
-            self.append(kind, chunk, encoded)?;
+            let (stored_len, plain_len) = (stored.len() as u32, chunk.plain.len() as u32);
+            self.append(kind, ChunkRecord { id: chunk.id, stored_len, plain_len, encoding, bases }, &stored)?;
         }
         Ok(())
     }
 
-    fn append(&self, kind: PackKind, chunk: &NewChunk<'_>, encoded: Encoded) -> Result<(), RepositoryError> {
-        let Encoded { encoding, bases, stored } = encoded;
+    /// Keeps a chunk as it is stored elsewhere, byte for byte, whatever is there already; once in a run.
+    pub fn put_stored(
+        &self,
+        kind: PackKind,
+        record: &ChunkRecord,
+        stored: &[u8],
+    ) -> Result<(), RepositoryError> {
+        if lock(&self.claimed).insert(record.id, ()).is_some() {
+            return Ok(());
+        }
+        self.append(kind, record.clone(), stored)
+    }
+
+    fn append(&self, kind: PackKind, record: ChunkRecord, stored: &[u8]) -> Result<(), RepositoryError> {
         let (open, limit) = match kind {
             PackKind::Data => (&self.data, DATA_PACK_BYTES),
             PackKind::Tree => (&self.tree, TREE_PACK_BYTES),
         };
-        let (stored_len, plain_len) = (stored.len() as u32, chunk.plain.len() as u32);
-        lock(&self.written).count(kind, encoding, stored_len, plain_len);
+        lock(&self.written).count(kind, &record);
         let mut pack = lock(open);
         if pack.bytes.is_empty() {
             pack.bytes = lock(&self.spare).pop().unwrap_or_default();
             pack.bytes.extend_from_slice(&Pack::begin());
         }
-        pack.bytes.extend_from_slice(&stored);
-        pack.records.push(ChunkRecord { id: chunk.id, stored_len, plain_len, encoding, bases });
+        pack.bytes.extend_from_slice(stored);
+        pack.records.push(record);
         if pack.bytes.len() < limit {
             return Ok(());
         }
@@ -182,11 +196,24 @@ impl<'r> ChunkWriter<'r> {
         bytes: Vec<u8>,
         records: Vec<ChunkRecord>,
     ) -> Result<(), RepositoryError> {
-        let pack = Pack { kind, records };
+        let mut pack = Pack { kind, records };
         let mut bytes = bytes;
-        let chunks_end = bytes.len();
+        let mut chunks_end = bytes.len();
         pack.end(&mut bytes);
-        let id = Id::of(&bytes);
+        let mut id = Id::of(&bytes);
+        // The same chunks in the same order make the same name. Under one that is condemned they would be deleted.
+        while self.repository.index()?.is_doomed(&id) {
+            bytes.truncate(chunks_end);
+            let salt = now_nanos().to_le_bytes();
+            bytes.extend_from_slice(&salt);
+            let len = salt.len() as u32;
+            let (encoding, bases) = (Encoding::RAW, Box::default());
+            let record = ChunkRecord { id: Id::of(&salt), stored_len: len, plain_len: len, encoding, bases };
+            pack.records.push(record);
+            chunks_end = bytes.len();
+            pack.end(&mut bytes);
+            id = Id::of(&bytes);
+        }
         self.repository.backend().put(&Key::Pack(id).path(), &bytes)?;
         {
             let mut written = lock(&self.written);

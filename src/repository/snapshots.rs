@@ -6,7 +6,7 @@ use crate::backend::ErrorKind;
 use crate::format::{Key, Level, Manifest, ProofFile};
 use crate::id::Id;
 use crate::stamp::Stamp;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// A published snapshot.
 #[derive(Debug, Clone)]
@@ -68,13 +68,16 @@ impl Repository {
         let mut stamps: Vec<Stamp> =
             self.keys("snapshots", |key| if let Key::Snapshot(stamp) = key { Some(stamp) } else { None })?;
         stamps.sort_unstable();
-        let proofs = self.proofs()?;
+        let mut proofs: HashMap<Id, Vec<ProofFile>> = HashMap::new();
+        for (_, proof) in self.proof_files()? {
+            proofs.entry(proof.manifest).or_default().push(proof);
+        }
         let mut found = Snapshots::default();
         for stamp in stamps {
             match self.read_snapshot(stamp) {
                 Ok((manifest_id, manifest)) => {
-                    let own = proofs.iter().filter(|proof| proof.manifest == manifest_id);
-                    let later_proof = deciding(own.collect()).cloned();
+                    let later_proof =
+                        proofs.get(&manifest_id).and_then(|own| deciding(own.iter().collect())).cloned();
                     let pinned = pins.contains(&stamp);
                     found.list.push(Snapshot { stamp, manifest_id, manifest, pinned, later_proof });
                 }
@@ -83,7 +86,31 @@ impl Repository {
                 Err(error) => return Err(error),
             }
         }
+        self.tell_damaged_names(&mut found)?;
         Ok(found)
+    }
+
+    /// A name that leads nowhere, though there is a manifest that says that the name is its own, isn't still arriving.
+    fn tell_damaged_names(&self, found: &mut Snapshots) -> Result<(), RepositoryError> {
+        if found.arriving.is_empty() {
+            return Ok(());
+        }
+        let named: HashSet<Id> = found.list.iter().map(|snapshot| snapshot.manifest_id).collect();
+        let manifests: Vec<Id> =
+            self.keys("manifests", |key| if let Key::Manifest(id) = key { Some(id) } else { None })?;
+        for id in manifests.iter().filter(|id| !named.contains(*id)) {
+            let Ok(manifest) = self.read_manifest(id) else { continue };
+            let Some(place) = found.arriving.iter().position(|stamp| *stamp == manifest.stamp) else {
+                continue;
+            };
+            // It may have arrived just now.
+            if let Err(RepositoryError::NoSnapshot { .. }) = self.read_snapshot(manifest.stamp) {
+                found.arriving.remove(place);
+                let detail = format!("it leads to no manifest, but manifests/{id} belongs to it");
+                found.damaged.push((Key::Snapshot(manifest.stamp).path(), detail));
+            }
+        }
+        Ok(())
     }
 
     fn keys<T, C: FromIterator<T>>(
@@ -166,6 +193,14 @@ impl Repository {
         Ok(())
     }
 
+    /// There is a pin.
+    pub fn is_pinned(&self, stamp: Stamp) -> Result<bool, RepositoryError> {
+        match self.backend().size(&Key::Pin(stamp).path()) {
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            other => Ok(other.map(|_| true)?),
+        }
+    }
+
     /// Keeps a snapshot whatever the retention policy says, or no longer.
     pub fn set_pinned(&self, stamp: Stamp, pinned: bool) -> Result<(), RepositoryError> {
         let key = Key::Pin(stamp).path();
@@ -178,15 +213,23 @@ impl Repository {
     }
 
     /// All proof files that read well; a damaged one proves nothing and is left aside.
-    pub fn proofs(&self) -> Result<Vec<ProofFile>, RepositoryError> {
+    pub fn proof_files(&self) -> Result<Vec<(Id, ProofFile)>, RepositoryError> {
         let ids: Vec<Id> =
             self.keys("proofs", |key| if let Key::Proof(id) = key { Some(id) } else { None })?;
-        let read = |id: &Id| {
-            let bytes = self.backend().get(&Key::Proof(*id).path()).ok()?;
-            (Id::of(&bytes) == *id).then_some(())?;
-            ProofFile::decode(&bytes).ok()
+        let read = |id: Id| {
+            let bytes = self.backend().get(&Key::Proof(id).path()).ok()?;
+            (Id::of(&bytes) == id).then_some(())?;
+            Some((id, ProofFile::decode(&bytes).ok()?))
         };
-        Ok(ids.iter().filter_map(read).collect())
+        Ok(ids.into_iter().filter_map(read).collect())
+    }
+
+    /// There is no manifest of that name.
+    pub fn manifest_is_gone(&self, id: &Id) -> Result<bool, RepositoryError> {
+        match self.backend().size(&Key::Manifest(*id).path()) {
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
+            other => Ok(other.map(|_| false)?),
+        }
     }
 
     /// Records the result of a later validation.

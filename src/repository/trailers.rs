@@ -29,17 +29,27 @@ impl Trailers {
     pub fn holds(
         &self,
         backend: &dyn Backend,
-        (pack, len): (Id, u64),
+        pack: (Id, u64),
         offset: u64,
         id: &Id,
     ) -> Result<bool, RepositoryError> {
+        Ok(self.id_at(backend, pack, offset)?.is_some_and(|found| found == *id))
+    }
+
+    /// The id of the chunk that begins at this offset of a pack of that length.
+    pub fn id_at(
+        &self,
+        backend: &dyn Backend,
+        (pack, len): (Id, u64),
+        offset: u64,
+    ) -> Result<Option<Id>, RepositoryError> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).packs.get(&pack).map(Arc::clone);
         let chunks = match known {
             Some(chunks) => chunks,
             None => self.keep(pack, &read_trailer(backend, pack, len)?.records),
         };
         let place = chunks.binary_search_by_key(&offset, |(offset, _)| *offset).ok();
-        Ok(place.and_then(|place| chunks.get(place)).is_some_and(|(_, found)| found == id))
+        Ok(place.and_then(|place| chunks.get(place)).map(|(_, found)| *found))
     }
 
     /// Keeps what a trailer says.

@@ -80,6 +80,12 @@ impl Repository {
         Node::decode(&bytes).map_err(|error| damaged(root, error))
     }
 
+    /// One node by itself. Whether it fits those above it is for whoever reads a whole tree.
+    pub fn read_node(&self, id: &Id) -> Result<Node, RepositoryError> {
+        let bytes = self.read_chunk(id)?;
+        Node::decode(&bytes).map_err(|error| RepositoryError::damaged(format!("node {id}"), error))
+    }
+
     /// Gives each leaf below `root` to `take`, left to right. Levels must fall by one, so a hostile tree ends.
     fn visit(
         &self,

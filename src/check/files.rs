@@ -1,0 +1,87 @@
+//! The small files: each against its name, and whether it belongs to the repository at all.
+
+use super::inspect::Problem;
+use crate::backend::ErrorKind;
+use crate::format::{DoomedFile, Key, Manifest, ProofFile};
+use crate::id::Id;
+use crate::repository::{Repository, RepositoryError, Snapshots};
+use std::collections::HashSet;
+
+/// What is wrong with small files, and what is only worth a word.
+#[derive(Default)]
+pub struct Files {
+    pub problems: Vec<Problem>,
+    pub notes: Vec<String>,
+}
+
+/// Looks at everything but packs and index files.
+pub fn check_files(repository: &Repository, snapshots: &Snapshots) -> Result<Files, RepositoryError> {
+    let mut files = Files::default();
+    let backend = repository.backend();
+    for (file, detail) in &snapshots.damaged {
+        files.problems.push(Problem::damaged(file, format!("it hides a snapshot: {detail}")));
+    }
+    for stamp in &snapshots.arriving {
+        files.notes.push(format!(
+            "snapshot {stamp} has a name and no manifest: it is still arriving, or its manifest is lost"
+        ));
+    }
+    if backend.size(&Key::Readme.path()).is_err() {
+        files.notes.push(
+            "README is gone: it tells whoever finds the repository how to restore without icecore".into(),
+        );
+    }
+    let named: HashSet<Id> = snapshots.list.iter().map(|snapshot| snapshot.manifest_id).collect();
+    for directory in ["keys", "packs", "index", "manifests", "snapshots", "proofs", "pins", "doomed"] {
+        for (path, _) in backend.list(directory)? {
+            match Key::parse(&path) {
+                None => files.notes.push(format!("{path} doesn't belong to the repository and is ignored")),
+                Some(Key::Manifest(id)) if !named.contains(&id) => {
+                    let sound = prove(repository, &path, id, |bytes| Manifest::decode(bytes).is_ok())?;
+                    // The name that leads to it is told of already.
+                    let detail = if sound {
+                        "has no name in snapshots/"
+                    } else {
+                        "is damaged, and no name leads to it"
+                    };
+                    files.notes.push(format!("{path} {detail}"));
+                }
+                Some(Key::Proof(id))
+                    if !prove(repository, &path, id, |bytes| ProofFile::decode(bytes).is_ok())? =>
+                {
+                    files
+                        .problems
+                        .push(Problem::damaged(path, "it doesn't prove itself, so that it proves nothing"));
+                }
+                Some(Key::Doomed(id))
+                    if !prove(repository, &path, id, |bytes| DoomedFile::decode(bytes).is_ok())? =>
+                {
+                    files
+                        .problems
+                        .push(Problem::damaged(path, "it doesn't prove itself, so that it condemns nothing"));
+                }
+                Some(Key::Pin(stamp)) if snapshots.get(stamp).is_none() => {
+                    files.notes.push(format!("{path} pins a snapshot that isn't there"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// The bytes are those that the name says, and can be read; so is what is gone by now.
+fn prove(
+    repository: &Repository,
+    path: &str,
+    id: Id,
+    decodes: impl Fn(&[u8]) -> bool,
+) -> Result<bool, RepositoryError> {
+    match repository.backend().get(path) {
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
+        other => {
+            let bytes = other?;
+            Ok(Id::of(&bytes) == id && decodes(&bytes))
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The whole check: files, packs, what snapshots need, and whom damage concerns.
+
+use super::affected::{Affected, Tracer};
+use super::files::check_files;
+use super::packs::{Found, Part, compare_indexes, read_packs};
+use crate::id::Id;
+use crate::progress::Progress;
+use crate::reach::{Reached, Survey};
+use crate::repository::{Repository, RepositoryError, Snapshot, Snapshots};
+use std::collections::HashSet;
+
+/// Something wrong with one file of the repository, or with what should be in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub file: String,
+    pub detail: String,
+}
+
+impl Problem {
+    pub(super) fn damaged(file: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { file: file.into(), detail: detail.into() }
+    }
+}
+
+/// How much data is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadData {
+    /// Names, sizes, trailers and trees only.
+    None,
+    Part(Part),
+}
+
+/// What to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope {
+    pub read_data: ReadData,
+}
+
+/// What was found.
+pub struct Checked {
+    pub snapshots: Snapshots,
+    pub problems: Vec<Problem>,
+    pub notes: Vec<String>,
+    pub affected: Vec<Affected>,
+    pub packs: u64,
+    pub index_files: u64,
+    pub chunks: u64,
+    /// Bytes of packs that no snapshot needs (about: some garbage may be taken for needed).
+    pub unreferenced_bytes: u64,
+    pub unreferenced_packs: u64,
+    pub read_bytes: u64,
+    pub(super) found: Found,
+}
+
+impl Checked {
+    /// Nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty() && self.affected.is_empty()
+    }
+}
+
+/// Checks a repository. Takes no lock and changes nothing.
+pub fn check(
+    repository: &Repository,
+    scope: Scope,
+    progress: &dyn Progress,
+) -> Result<Checked, RepositoryError> {
+    let snapshots = repository.snapshots()?;
+    let files = check_files(repository, &snapshots)?;
+    let mut found = compare_indexes(repository, progress)?;
+    if let ReadData::Part(part) = scope.read_data {
+        read_packs(repository, part, &mut found, progress)?;
+    }
+    let index = repository.index()?;
+    if !found.doubtful.is_empty() {
+        // What is made to a base that is in doubt is in doubt too.
+        let doubtful = &mut found.doubtful;
+        index.each_pack(&mut |pack, _| {
+            for chunk in &pack.chunks {
+                if chunk.bases.iter().any(|base| doubtful.contains(base)) {
+                    doubtful.insert(chunk.prefix);
+                }
+            }
+            Ok(())
+        })?;
+    }
+    let mut lost: HashSet<Id> = HashSet::new();
+    let staying: Vec<&Snapshot> = snapshots.list.iter().collect();
+    let mut look = |_, reached: Reached| {
+        let Reached::Chunk(chunk) = reached else { return Ok(()) };
+        let is_doubtful = found.doubtful.contains(&chunk.id.prefix());
+        if (is_doubtful && !reads(repository, &chunk.id)?) || !repository.has_chunk(&chunk.id)? {
+            lost.insert(chunk.id);
+        }
+        Ok(())
+    };
+    let survey = Survey::new(repository, &staying, &repository.condemned()?, &mut look, progress)?;
+    lost.extend(survey.lost.iter().map(|(_, node)| node.node));
+    let affected = trace(repository, &staying, &lost, progress)?;
+    let mut problems = files.problems;
+    problems.append(&mut found.problems);
+    problems.dedup();
+    if !lost.is_empty() {
+        problems
+            .push(Problem::damaged("packs", format!("{} chunk(s) that snapshots need are lost", lost.len())));
+    }
+    let mut notes = files.notes;
+    if !found.unlisted.is_empty() {
+        notes.push(format!(
+            "{} pack(s) are in no index file and are read by their trailers",
+            found.unlisted.len()
+        ));
+    }
+    if found.void > 0 {
+        notes.push(format!("index files speak of {} pack(s) that are gone", found.void));
+    }
+    let unneeded = survey.packs.iter().filter(|pack| pack.live_chunks == 0);
+    Ok(Checked {
+        problems,
+        notes,
+        affected,
+        packs: survey.packs.len() as u64,
+        index_files: found.index_files,
+        chunks: found.chunks,
+        unreferenced_bytes: survey.packs.iter().map(|pack| pack.stored - pack.live).sum(),
+        unreferenced_packs: unneeded.count() as u64,
+        read_bytes: found.read_bytes,
+        snapshots,
+        found,
+    })
+}
+
+fn reads(repository: &Repository, id: &Id) -> Result<bool, RepositoryError> {
+    match repository.read_chunk(id) {
+        Ok(_) => Ok(true),
+        Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What of these snapshots needs what is lost.
+pub(super) fn trace(
+    repository: &Repository,
+    snapshots: &[&Snapshot],
+    lost: &HashSet<Id>,
+    progress: &dyn Progress,
+) -> Result<Vec<Affected>, RepositoryError> {
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    progress.begin("finding what is concerned", None);
+    let mut tracer = Tracer::new(repository, lost, progress);
+    let mut affected = Vec::new();
+    for snapshot in snapshots {
+        affected.extend(tracer.snapshot(snapshot)?);
+    }
+    Ok(affected)
+}

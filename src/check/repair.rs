@@ -1,0 +1,365 @@
+//! Makes a damaged repository sound again, as far as its bytes, and the live sources, allow. What is removed is kept aside.
+
+use super::affected::Affected;
+use super::inspect::{Checked, ReadData, Scope, check};
+use super::packs::Part;
+use crate::backend::ErrorKind;
+use crate::format::{
+    DoomedFile, Finding, IndexFile, IndexedPack, Key, Level, ListedPack, Manifest, Pack, PackKind, ProofFile,
+    Severity,
+};
+use crate::id::Id;
+use crate::progress::Progress;
+use crate::repository::{ChunkWriter, Repository, RepositoryError, Snapshot, Trust};
+use crate::stamp::{Stamp, now_nanos};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+/// Gives bytes that a live file has at a place, if there are some: a file that a snapshot holds, an offset in it, a length.
+pub type Replacements<'a> = dyn Fn(&Snapshot, &Affected, u64, u32) -> Option<Vec<u8>> + 'a;
+
+/// What a repair did.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    /// What it did, in words.
+    pub actions: Vec<String>,
+    /// Files that were put aside, with where they are now.
+    pub quarantined: Vec<(String, String)>,
+    pub salvaged_chunks: u64,
+    pub replaced_chunks: u64,
+    /// Snapshots that have lost data, and are marked as invalid.
+    pub lost: Vec<Stamp>,
+}
+
+struct Repair<'a> {
+    repository: &'a Repository,
+    /// The directory of this repair below `quarantine/`.
+    batch: String,
+    done: Repaired,
+    progress: &'a dyn Progress,
+}
+
+/// Repairs. `open` opens the repository anew. Nobody else may write meanwhile. Interrupted anywhere, it can be run again.
+pub fn repair(
+    open: &dyn Fn() -> Result<Repository, RepositoryError>,
+    replacements: &Replacements<'_>,
+    patience: Duration,
+    progress: &dyn Progress,
+) -> Result<(Repaired, Checked), RepositoryError> {
+    let repository = open()?;
+    let _alone = repository.lock("prune", patience)?;
+    let _no_writers = repository.lock_out_writers(patience)?;
+    let scope = Scope { read_data: ReadData::Part(Part::WHOLE) };
+    let checked = check(&repository, scope, progress)?;
+    let batch = format!("quarantine/{}", Stamp::from_nanos(now_nanos()));
+    let mut repair = Repair { repository: &repository, batch, done: Repaired::default(), progress };
+    repair.names(&checked)?;
+    repair.small_files()?;
+    repair.packs(&checked)?;
+    repair.chunks(&checked, replacements)?;
+    repair.indexes(&checked)?;
+    let mut done = repair.done;
+    // What was written and put aside is read anew.
+    let repository = open()?;
+    let after = check(&repository, Scope { read_data: ReadData::None }, progress)?;
+    mark(&repository, &after, &mut done)?;
+    Ok((done, after))
+}
+
+impl Repair<'_> {
+    /// Moves a file aside, byte for byte.
+    fn quarantine(&mut self, key: &str) -> Result<(), RepositoryError> {
+        self.keep_aside(key)?;
+        Ok(self.repository.backend().delete(key)?)
+    }
+
+    /// Copies a file aside, byte for byte.
+    fn keep_aside(&mut self, key: &str) -> Result<(), RepositoryError> {
+        let bytes = match self.repository.backend().get(key) {
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let aside = format!("{}/{key}", self.batch);
+        self.repository.backend().put(&aside, &bytes)?;
+        self.done.quarantined.push((key.to_owned(), aside));
+        Ok(())
+    }
+
+    /// Names and manifests that don't prove themselves. A name is written anew where a manifest tells it.
+    fn names(&mut self, checked: &Checked) -> Result<(), RepositoryError> {
+        if checked.snapshots.damaged.is_empty() {
+            return Ok(());
+        }
+        let mut unnamed: HashMap<Stamp, Id> = HashMap::new();
+        let named: HashSet<Id> = checked.snapshots.list.iter().map(|snapshot| snapshot.manifest_id).collect();
+        for (path, _) in self.repository.backend().list("manifests")? {
+            if let Some(Key::Manifest(id)) = Key::parse(&path)
+                && !named.contains(&id)
+                && let Ok(manifest) = self.repository.read_manifest(&id)
+            {
+                unnamed.insert(manifest.stamp, id);
+            }
+        }
+        for (file, _) in &checked.snapshots.damaged {
+            match Key::parse(file) {
+                Some(Key::Snapshot(stamp)) => self.name(stamp, &unnamed)?,
+                // The manifest is damaged; its name leads nowhere then.
+                Some(Key::Manifest(id)) => {
+                    self.names_of(id)?;
+                    self.quarantine(file)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, stamp: Stamp, unnamed: &HashMap<Stamp, Id>) -> Result<(), RepositoryError> {
+        let key = Key::Snapshot(stamp).path();
+        if let Some(manifest) = unnamed.get(&stamp) {
+            self.keep_aside(&key)?;
+            // In one step: a manifest without a name would be taken for one that was never published.
+            self.repository.backend().put(&key, format!("{manifest}\n").as_bytes())?;
+            self.done
+                .actions
+                .push(format!("the name of snapshot {stamp} was written anew from its manifest"));
+        } else {
+            self.quarantine(&key)?;
+            self.done.actions.push(format!("snapshot {stamp} is lost: no manifest tells what it held"));
+        }
+        Ok(())
+    }
+
+    fn names_of(&mut self, manifest: Id) -> Result<(), RepositoryError> {
+        for (path, _) in self.repository.backend().list("snapshots")? {
+            let Some(Key::Snapshot(stamp)) = Key::parse(&path) else { continue };
+            let line = self.repository.backend().get(&path)?;
+            if line.starts_with(manifest.hex().as_bytes()) {
+                self.quarantine(&path)?;
+                self.done.actions.push(format!("snapshot {stamp} is lost: its manifest is damaged"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Proofs, lists of what is condemned, and manifests without a name that don't prove themselves.
+    fn small_files(&mut self) -> Result<(), RepositoryError> {
+        for directory in ["proofs", "doomed", "manifests"] {
+            for (path, _) in self.repository.backend().list(directory)? {
+                let bytes = self.repository.backend().get(&path)?;
+                let is_sound = match Key::parse(&path) {
+                    Some(Key::Proof(id)) => Id::of(&bytes) == id && ProofFile::decode(&bytes).is_ok(),
+                    Some(Key::Doomed(id)) => Id::of(&bytes) == id && DoomedFile::decode(&bytes).is_ok(),
+                    Some(Key::Manifest(id)) => Id::of(&bytes) == id && Manifest::decode(&bytes).is_ok(),
+                    _ => true,
+                };
+                if !is_sound {
+                    self.quarantine(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What reads well in damaged packs goes to new ones.
+    fn packs(&mut self, checked: &Checked) -> Result<(), RepositoryError> {
+        let damaged = &checked.found.damaged;
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        let listed = self.listed(damaged)?;
+        let writer = ChunkWriter::new(self.repository, Trust::Index);
+        for pack in damaged {
+            let before = self.done.salvaged_chunks;
+            match self.repository.read_trailer(*pack) {
+                Ok(trailer) => self.salvage(&writer, &trailer)?,
+                Err(RepositoryError::Damaged { .. }) => {
+                    if let Some(listed) = listed.get(pack) {
+                        self.salvage_listed(&writer, listed)?;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            let saved = self.done.salvaged_chunks - before;
+            self.done.actions.push(format!(
+                "pack {pack} is damaged: {saved} chunk(s) of it were saved, and it was put aside"
+            ));
+        }
+        self.prove(&writer)?;
+        for pack in damaged {
+            self.quarantine(&Key::Pack(*pack).path())?;
+        }
+        Ok(())
+    }
+
+    /// What index files list of packs.
+    fn listed(&self, packs: &[Id]) -> Result<HashMap<Id, ListedPack>, RepositoryError> {
+        let index = self.repository.index()?;
+        let mut listed = HashMap::new();
+        for (name, _) in index.files() {
+            let Ok(file) = index.read_file(name)? else { continue };
+            listed.extend(
+                file.packs.into_iter().filter(|one| packs.contains(&one.pack)).map(|one| (one.pack, one)),
+            );
+        }
+        Ok(listed)
+    }
+
+    fn salvage(&mut self, writer: &ChunkWriter<'_>, pack: &IndexedPack) -> Result<(), RepositoryError> {
+        let (only, mut offset) = (HashSet::from([pack.pack]), Pack::FIRST_OFFSET);
+        for record in &pack.records {
+            match self.repository.read_record(pack.pack, offset, record) {
+                Ok(stored) => {
+                    if !self.repository.prove_copy_outside(&record.id, &only)? {
+                        writer.put_stored(pack.kind, record, &stored)?;
+                        self.done.salvaged_chunks += 1;
+                    }
+                }
+                Err(RepositoryError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            offset += u64::from(record.stored_len);
+        }
+        Ok(())
+    }
+
+    /// Without a trailer the index tells where chunks lie, and their bytes what they are.
+    fn salvage_listed(&mut self, writer: &ChunkWriter<'_>, pack: &ListedPack) -> Result<(), RepositoryError> {
+        let only = HashSet::from([pack.pack]);
+        for (offset, chunk) in pack.places() {
+            match self.repository.read_listed(pack.pack, offset, chunk) {
+                Ok((id, plain)) => {
+                    if !self.repository.prove_copy_outside(&id, &only)? {
+                        writer.put(pack.kind, &plain)?;
+                        self.done.salvaged_chunks += 1;
+                    }
+                }
+                Err(RepositoryError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Chunks that are lost here, and that a live file still has.
+    fn chunks(&mut self, checked: &Checked, replacements: &Replacements<'_>) -> Result<(), RepositoryError> {
+        if checked.affected.is_empty() {
+            return Ok(());
+        }
+        self.progress.begin("looking for lost chunks in live sources", None);
+        let writer = ChunkWriter::new(self.repository, Trust::Nothing);
+        let mut found: HashSet<Id> = HashSet::new();
+        for affected in &checked.affected {
+            let Some(snapshot) = checked.snapshots.get(affected.stamp) else { continue };
+            for (at, chunk) in &affected.lost {
+                if found.contains(&chunk.id) {
+                    continue;
+                }
+                let Some(bytes) = replacements(snapshot, affected, *at, chunk.len) else { continue };
+                if Id::of(&bytes) == chunk.id {
+                    writer.put(PackKind::Data, &bytes)?;
+                    found.insert(chunk.id);
+                }
+            }
+        }
+        if !found.is_empty() {
+            self.prove(&writer)?;
+            self.done.replaced_chunks = found.len() as u64;
+            self.done
+                .actions
+                .push(format!("{} lost chunk(s) were read from the live sources again", found.len()));
+        }
+        Ok(())
+    }
+
+    fn prove(&self, writer: &ChunkWriter<'_>) -> Result<(), RepositoryError> {
+        let written = writer.finish()?;
+        written.packs.iter().try_for_each(|pack| self.repository.prove_name(pack).map(drop))
+    }
+
+    /// Index files that are damaged or wrong are made anew from the packs' trailers.
+    fn indexes(&mut self, checked: &Checked) -> Result<(), RepositoryError> {
+        let wrong: Vec<String> = checked
+            .problems
+            .iter()
+            .filter(|problem| matches!(Key::parse(&problem.file), Some(Key::Index(_))))
+            .map(|problem| problem.file.clone())
+            .collect();
+        if wrong.is_empty() && checked.found.unlisted.is_empty() {
+            return Ok(());
+        }
+        let wrong: HashSet<String> = wrong.into_iter().collect();
+        let mut waiting: HashSet<Id> = HashSet::new();
+        for (path, _) in self.repository.backend().list("packs")? {
+            waiting.extend(
+                Key::parse(&path).and_then(|key| if let Key::Pack(id) = key { Some(id) } else { None }),
+            );
+        }
+        for (path, _) in self.repository.backend().list("index")? {
+            let Some(Key::Index(name)) = Key::parse(&path) else { continue };
+            if wrong.contains(&path) {
+                continue;
+            }
+            if let Ok(file) = self.repository.index()?.read_file(&name)? {
+                for pack in &file.packs {
+                    waiting.remove(&pack.pack);
+                }
+            }
+        }
+        let mut anew = IndexFile::default();
+        for pack in waiting {
+            match self.repository.read_trailer(pack) {
+                Ok(trailer) => anew.packs.push(ListedPack::from(&trailer)),
+                Err(RepositoryError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !anew.packs.is_empty() {
+            let bytes = anew.encode();
+            self.repository.backend().put(&Key::Index(Id::of(&bytes)).path(), &bytes)?;
+            let count = anew.packs.len();
+            self.done
+                .actions
+                .push(format!("{count} pack(s) were listed in a new index file, by their trailers"));
+        }
+        wrong.iter().try_for_each(|file| self.quarantine(file))
+    }
+}
+
+/// Snapshots that lost data are invalid from now on; those that were whole, and were said not to be, aren't judged here.
+fn mark(repository: &Repository, after: &Checked, done: &mut Repaired) -> Result<(), RepositoryError> {
+    let mut by_snapshot: BTreeMap<Stamp, Vec<&Affected>> = BTreeMap::new();
+    for affected in &after.affected {
+        by_snapshot.entry(affected.stamp).or_default().push(affected);
+    }
+    for (stamp, affected) in by_snapshot {
+        let Some(snapshot) = after.snapshots.get(stamp) else { continue };
+        let finding = |affected: &&Affected| Finding {
+            code: format!("{}_stored_data_lost", affected.source),
+            severity: Severity::Error,
+            source: affected.source.clone(),
+            path: String::from_utf8_lossy(&affected.path).into_owned(),
+            detail: if affected.is_list_lost {
+                "part of its list is lost".into()
+            } else {
+                format!("{} chunk(s) of it are lost", affected.lost.len())
+            },
+        };
+        let sources: HashSet<&String> = affected.iter().map(|affected| &affected.source).collect();
+        let proof = ProofFile {
+            stamp,
+            manifest: snapshot.manifest_id,
+            level: Level::Full,
+            validator: 0,
+            time_ns: now_nanos(),
+            sources: sources.into_iter().cloned().collect(),
+            findings: affected.iter().take(MOST_FINDINGS).map(finding).collect(),
+        };
+        repository.add_proof(&proof)?;
+        done.lost.push(stamp);
+    }
+    Ok(())
+}
+
+/// The first of each snapshot must do.
+const MOST_FINDINGS: usize = 100;

@@ -1,0 +1,157 @@
+//! `prune`: forgets by policy, then frees space.
+
+use super::args;
+use super::context::Context;
+use super::failure::Failure;
+use super::format_text::bytes;
+use super::list::notes;
+use super::report::Report;
+use crate::config::{GRACE, parse_duration};
+use crate::flow::{forget_others, verdicts};
+use crate::progress::Progress;
+use crate::prune::{PruneOptions, Pruned, preview, prune};
+use crate::repository::{Repository, Snapshot, Snapshots};
+use crate::retention::{Policy, Verdict};
+use crate::stamp::{Stamp, now_nanos};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Every key of the JSON document.
+pub fn skeleton() -> Value {
+    json!({
+        "dry_run": false, "profile": null, "snapshots": [], "forgotten": [], "kept": 0, "deleted_files": 0, "freed_bytes": 0,
+        "condemned_files": 0, "condemned_bytes": 0, "pardoned_files": 0, "rewritten_packs": 0, "moved_bytes": 0,
+    })
+}
+
+/// Prunes, or says what it would do.
+pub fn run(context: &Context, arguments: &args::Prune, progress: &dyn Progress) -> Result<Report, Failure> {
+    let policy = policy(context, arguments)?;
+    let grace = grace(context, arguments)?;
+    let repository = context.open()?;
+    let snapshots = repository.snapshots()?;
+    let needed = context.needed_by_restores(repository.id());
+    let now = Stamp::from_nanos(now_nanos());
+    let verdicts = verdicts(&snapshots, &context.profile, &policy, &needed, now);
+    let mut report = if arguments.dry_run {
+        let stays = |snapshot: &&Snapshot| {
+            verdicts.iter().all(|verdict| verdict.stamp != snapshot.stamp || verdict.stays())
+        };
+        let staying: Vec<&Snapshot> = snapshots.list.iter().filter(stays).collect();
+        let pruned = preview(&repository, &staying, grace, progress)?;
+        let going: Vec<Stamp> = verdicts.iter().filter(|one| !one.stays()).map(|one| one.stamp).collect();
+        report(context, &verdicts, &going, &pruned, true)
+    } else {
+        let forgotten = forget_others(&repository, &snapshots, &verdicts)?;
+        let pruned = freed(context, &repository, grace, progress)?;
+        report(context, &verdicts, &forgotten, &pruned, false)
+    };
+    report.warnings.extend(repository.warnings());
+    report.warnings.extend(notes(&snapshots));
+    Ok(report)
+}
+
+/// What `backup --prune` does behind a snapshot, by the config's policy.
+pub fn afterwards(
+    context: &Context,
+    repository: &Repository,
+    progress: &dyn Progress,
+) -> Result<(Value, Vec<String>), Failure> {
+    let snapshots: Snapshots = repository.snapshots()?;
+    let policy = context.config.as_ref().map_or_else(Policy::usual, |config| config.retention.clone());
+    let needed = context.needed_by_restores(repository.id());
+    let now = Stamp::from_nanos(now_nanos());
+    let verdicts = verdicts(&snapshots, &context.profile, &policy, &needed, now);
+    let forgotten = forget_others(repository, &snapshots, &verdicts)?;
+    let grace = context.config.as_ref().map_or(GRACE, |config| config.grace);
+    let pruned = freed(context, repository, Some(grace), progress)?;
+    let report = report(context, &verdicts, &forgotten, &pruned, false);
+    Ok((Value::Object(report.keys), report.warnings))
+}
+
+fn freed(
+    context: &Context,
+    repository: &Repository,
+    grace: Option<Duration>,
+    progress: &dyn Progress,
+) -> Result<Pruned, Failure> {
+    let options = PruneOptions { grace, patience: context.patience()? };
+    prune(repository, &options, progress).map_err(|error| {
+        let failure = Failure::from(error);
+        let kept = "what was forgotten is forgotten, everything else is as it was";
+        Failure { message: failure.message.replace("nothing was published", kept), ..failure }
+    })
+}
+
+fn policy(context: &Context, arguments: &args::Prune) -> Result<Policy, Failure> {
+    let configured = || context.config.as_ref().map_or_else(Policy::usual, |config| config.retention.clone());
+    let args::Prune { keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly, .. } =
+        arguments;
+    let counts = [keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly];
+    if counts.iter().all(|count| count.is_none()) && arguments.keep_within.is_none() {
+        return Ok(configured());
+    }
+    let [last, hourly, daily, weekly, monthly, yearly] = counts.map(|count| count.unwrap_or(0));
+    let within = arguments.keep_within.as_deref().map(parse_duration).transpose().map_err(Failure::usage)?;
+    let policy = Policy { last, hourly, daily, weekly, monthly, yearly, within, safety: configured().safety };
+    if policy.is_empty() {
+        return Err(Failure::usage("this policy keeps nothing but the newest snapshot of each source")
+            .hint("say so with --keep-last 1; nothing was forgotten"));
+    }
+    Ok(policy)
+}
+
+fn grace(context: &Context, arguments: &args::Prune) -> Result<Option<Duration>, Failure> {
+    if arguments.now {
+        return Ok(None);
+    }
+    let configured = context.config.as_ref().map_or(GRACE, |config| config.grace);
+    let given = arguments.grace.as_deref().map(parse_duration).transpose().map_err(Failure::usage)?;
+    Ok(Some(given.unwrap_or(configured)))
+}
+
+fn report(
+    context: &Context,
+    verdicts: &[Verdict],
+    forgotten: &[Stamp],
+    pruned: &Pruned,
+    is_dry_run: bool,
+) -> Report {
+    let decided: Vec<Value> = verdicts
+        .iter()
+        .map(|verdict| json!({ "stamp": verdict.stamp.to_string(), "stays": verdict.stays(), "reasons": verdict.reasons }))
+        .collect();
+    let stamps: Vec<String> = forgotten.iter().map(Stamp::to_string).collect();
+    let kept = verdicts.len() - verdicts.iter().filter(|verdict| !verdict.stays()).count();
+    let keys = json!({
+        "dry_run": is_dry_run,
+        "profile": context.profile,
+        "snapshots": decided,
+        "forgotten": stamps,
+        "kept": kept,
+        "deleted_files": pruned.deleted_files,
+        "freed_bytes": pruned.freed_bytes,
+        "condemned_files": pruned.condemned_files,
+        "condemned_bytes": pruned.condemned_bytes,
+        "pardoned_files": pruned.pardoned_files,
+        "rewritten_packs": pruned.rewritten_packs,
+        "moved_bytes": pruned.moved_bytes,
+    });
+    let mut lines = Vec::new();
+    for verdict in verdicts.iter().filter(|verdict| is_dry_run || context.global.verbose || !verdict.stays())
+    {
+        let why =
+            if verdict.stays() { format!("keep    {}", verdict.reasons.join(", ")) } else { "forget".into() };
+        lines.push(format!("{}  {why}", verdict.stamp));
+    }
+    let would = if is_dry_run { "would be " } else { "" };
+    lines.push(format!(
+        "{} snapshot(s) {would}forgotten, {kept} stay; {} {would}freed, {} {would}condemned until a later prune",
+        forgotten.len(),
+        bytes(pruned.freed_bytes),
+        bytes(pruned.condemned_bytes)
+    ));
+    let mut report = Report::done(keys, lines);
+    report.warnings.clone_from(&pruned.warnings);
+    report
+}

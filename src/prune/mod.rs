@@ -1,0 +1,8 @@
+//! Frees space: condemns what no snapshot reaches, and deletes what was condemned long enough ago.
+
+mod indexes;
+mod plan;
+mod rewrite;
+mod run;
+
+pub use run::{PruneOptions, Pruned, preview, prune};

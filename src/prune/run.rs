@@ -1,0 +1,336 @@
+//! The steps of a prune, in the order that makes each interruption harmless.
+
+use super::indexes::merge;
+use super::plan::{Fate, Grace, fates};
+use super::rewrite::{Moved, rewrite};
+use crate::backend::ErrorKind;
+use crate::format::{Doomed, DoomedKind, Key};
+use crate::id::Id;
+use crate::progress::Progress;
+use crate::reach::Survey;
+use crate::repository::{Condemned, Repository, RepositoryError, Snapshot, Snapshots};
+use crate::stamp::{Stamp, now_nanos};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+/// How to prune.
+#[derive(Debug, Clone, Copy)]
+pub struct PruneOptions {
+    /// How long condemned files stay; `None` deletes at once, while nobody else writes.
+    pub grace: Option<Duration>,
+    /// How long to wait for others.
+    pub patience: Duration,
+}
+
+/// What a prune did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub deleted_files: u64,
+    pub freed_bytes: u64,
+    /// Condemned at the end: a later prune deletes it.
+    pub condemned_files: u64,
+    pub condemned_bytes: u64,
+    /// Condemned before, and needed again.
+    pub pardoned_files: u64,
+    pub rewritten_packs: u64,
+    pub moved_bytes: u64,
+    pub warnings: Vec<String>,
+}
+
+/// What a prune would do if these snapshots were all; nothing is changed.
+pub fn preview(
+    repository: &Repository,
+    staying: &[&Snapshot],
+    grace: Option<Duration>,
+    progress: &dyn Progress,
+) -> Result<Pruned, RepositoryError> {
+    let condemned = repository.condemned()?;
+    let survey = sound_survey(repository, staying, &condemned, progress)?;
+    let grace = grace.map_or(Grace::Now, Grace::For);
+    let mut pruned = Pruned::default();
+    for (pack, fate) in survey.packs.iter().zip(fates(&survey.packs, grace, now_nanos())) {
+        match fate {
+            Fate::Stays => {}
+            Fate::Pardoned => pruned.pardoned_files += 1,
+            Fate::Deleted => {
+                pruned.deleted_files += 1;
+                pruned.freed_bytes += pack.size;
+            }
+            Fate::Doomed => {
+                pruned.condemned_files += 1;
+                pruned.condemned_bytes += pack.size;
+            }
+            Fate::Rewritten => {
+                pruned.rewritten_packs += 1;
+                pruned.moved_bytes += pack.live;
+                pruned.condemned_files += 1;
+                pruned.condemned_bytes += pack.size - pack.live;
+            }
+        }
+    }
+    Ok(pruned)
+}
+
+/// Frees what no snapshot reaches. Interrupted anywhere, nothing is lost, and the next prune goes on.
+///
+/// First goes what was condemned long enough ago and is still not needed, then what is needed moves out of packs that are mostly
+/// garbage, then what is garbage now is condemned. Before a pack is deleted each needed chunk in it was read elsewhere.
+pub fn prune(
+    repository: &Repository,
+    options: &PruneOptions,
+    progress: &dyn Progress,
+) -> Result<Pruned, RepositoryError> {
+    let _alone = repository.lock("prune", options.patience)?;
+    let _no_writers =
+        options.grace.is_none().then(|| repository.lock_out_writers(options.patience)).transpose()?;
+    let snapshots = repository.snapshots()?;
+    let mut pruned = Pruned::default();
+    let mut grace = options.grace.map_or(Grace::Now, Grace::For);
+    check_names(&snapshots, &mut grace, &mut pruned.warnings)?;
+    let condemned = repository.condemned()?;
+    let staying: Vec<&Snapshot> = snapshots.list.iter().collect();
+    let survey = sound_survey(repository, &staying, &condemned, progress)?;
+    let run = Run { repository, survey: &survey, grace, now_ns: now_nanos(), progress };
+    run.carry_out(&snapshots, &condemned, &mut pruned)?;
+    Ok(pruned)
+}
+
+/// What is reached; an error where that can't be told.
+fn sound_survey(
+    repository: &Repository,
+    snapshots: &[&Snapshot],
+    condemned: &Condemned,
+    progress: &dyn Progress,
+) -> Result<Survey, RepositoryError> {
+    let survey = Survey::new(repository, snapshots, condemned, &mut |_, _| Ok(()), progress)?;
+    match survey.lost.first() {
+        None => Ok(survey),
+        Some((stamp, lost)) => {
+            let detail =
+                format!("what snapshot {stamp} needs can't be told, so nothing is freed: {}", lost.error);
+            Err(RepositoryError::damaged(format!("node {}", lost.node), detail))
+        }
+    }
+}
+
+/// What a name hides may be needed.
+fn check_names(
+    snapshots: &Snapshots,
+    grace: &mut Grace,
+    warnings: &mut Vec<String>,
+) -> Result<(), RepositoryError> {
+    if let Some((file, detail)) = snapshots.damaged.first() {
+        return Err(RepositoryError::damaged(
+            file,
+            format!("it hides a snapshot, and what that needs: {detail}"),
+        ));
+    }
+    if let Some(arriving) = snapshots.arriving.first() {
+        warnings.push(format!(
+            "snapshot {arriving} is still arriving: what it needs isn't known, so nothing is deleted that was not condemned before"
+        ));
+        if *grace == Grace::Now {
+            *grace = Grace::For(Duration::MAX);
+        }
+    }
+    Ok(())
+}
+
+struct Run<'a> {
+    repository: &'a Repository,
+    survey: &'a Survey,
+    grace: Grace,
+    now_ns: i64,
+    progress: &'a dyn Progress,
+}
+
+impl Run<'_> {
+    fn carry_out(
+        &self,
+        snapshots: &Snapshots,
+        condemned: &Condemned,
+        pruned: &mut Pruned,
+    ) -> Result<(), RepositoryError> {
+        let fates = fates(&self.survey.packs, self.grace, self.now_ns);
+        let of_fate = |wanted: Fate| {
+            let packs = self.survey.packs.iter().zip(&fates).filter(move |(_, fate)| **fate == wanted);
+            packs.map(|(pack, _)| pack.id).collect::<Vec<Id>>()
+        };
+        pruned.pardoned_files = of_fate(Fate::Pardoned).len() as u64;
+        let mut list: BTreeMap<(DoomedKind, Id), i64> = BTreeMap::new();
+        for doomed in &condemned.list {
+            list.insert((doomed.kind, doomed.id), doomed.since_ns);
+        }
+        for pack in of_fate(Fate::Pardoned) {
+            list.remove(&(DoomedKind::Pack, pack));
+        }
+        // What is deleted frees room for what is written.
+        self.delete_packs(&of_fate(Fate::Deleted), &mut list, pruned)?;
+        let moved = rewrite(self.repository, self.survey, &of_fate(Fate::Rewritten), self.progress)?;
+        self.tell(&moved, pruned);
+        let doomed = of_fate(Fate::Doomed).into_iter().chain(moved.emptied.iter().copied());
+        for pack in doomed {
+            list.entry((DoomedKind::Pack, pack)).or_insert(self.now_ns);
+        }
+        self.orphans(snapshots, &mut list)?;
+        self.condemn(condemned, &list)?;
+        if self.grace == Grace::Now {
+            let emptied: Vec<Id> = moved.emptied.into_iter().collect();
+            self.delete_packs(&emptied, &mut list, pruned)?;
+        }
+        for index in merge(self.repository)? {
+            list.entry((DoomedKind::Index, index)).or_insert(self.now_ns);
+        }
+        self.condemn(&self.repository.condemned()?, &list)?;
+        self.delete_others(&mut list, pruned)?;
+        self.remove_proofs(snapshots)?;
+        self.condemn(&self.repository.condemned()?, &list)?;
+        pruned.condemned_files = list.len() as u64;
+        let sizes: HashMap<Id, u64> = self.survey.packs.iter().map(|pack| (pack.id, pack.size)).collect();
+        pruned.condemned_bytes = list.keys().filter_map(|(_, id)| sizes.get(id)).sum();
+        Ok(())
+    }
+
+    fn tell(&self, moved: &Moved, pruned: &mut Pruned) {
+        pruned.rewritten_packs = moved.emptied.len() as u64;
+        pruned.moved_bytes = moved.written.stored_bytes;
+        let left = moved.left.iter();
+        pruned.warnings.extend(left.map(|(_, why)| {
+            format!("{why}; the pack is left as it is (`icecore check --read-data` tells what it concerns)")
+        }));
+        if moved.is_short_of_space {
+            pruned.warnings.push(
+                "there is no room to put packs together; what is garbage as a whole goes all the same".into(),
+            );
+        }
+    }
+
+    fn condemn(
+        &self,
+        before: &Condemned,
+        list: &BTreeMap<(DoomedKind, Id), i64>,
+    ) -> Result<(), RepositoryError> {
+        let list =
+            list.iter().map(|((kind, id), since_ns)| Doomed { kind: *kind, id: *id, since_ns: *since_ns });
+        self.repository.condemn(before, list.collect())
+    }
+
+    /// Deletes packs of which nothing is needed that isn't elsewhere too. They stay condemned until they are gone.
+    fn delete_packs(
+        &self,
+        packs: &[Id],
+        list: &mut BTreeMap<(DoomedKind, Id), i64>,
+        pruned: &mut Pruned,
+    ) -> Result<(), RepositoryError> {
+        let going: HashSet<Id> = packs.iter().copied().collect();
+        for pack in packs {
+            if self.progress.interrupted() {
+                return Err(RepositoryError::Interrupted);
+            }
+            if let Some(needed) = self.needed_in(*pack, &going)? {
+                list.remove(&(DoomedKind::Pack, *pack));
+                pruned.pardoned_files += 1;
+                pruned.warnings.push(format!("pack {pack} stays: {needed}"));
+                continue;
+            }
+            let size = self.repository.backend().size(&Key::Pack(*pack).path()).unwrap_or(0);
+            self.repository.backend().delete(&Key::Pack(*pack).path())?;
+            list.remove(&(DoomedKind::Pack, *pack));
+            pruned.deleted_files += 1;
+            pruned.freed_bytes += size;
+        }
+        if !packs.is_empty() {
+            self.repository.index()?.refresh()?;
+        }
+        Ok(())
+    }
+
+    /// A needed chunk of which no other copy reads well.
+    fn needed_in(&self, pack: Id, going: &HashSet<Id>) -> Result<Option<String>, RepositoryError> {
+        let trailer = match self.repository.read_trailer(pack) {
+            Err(RepositoryError::Damaged { detail, .. }) => {
+                return Ok(Some(format!("it is damaged: {detail}")));
+            }
+            Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        for record in trailer.records.iter().filter(|record| self.survey.is_reached(record.id.prefix())) {
+            if !self.repository.prove_copy_outside(&record.id, going)? {
+                return Ok(Some(format!("no other copy of chunk {} reads well", record.id)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Manifests without a name: a run that is about to publish has one, and one that was killed leaves it.
+    fn orphans(
+        &self,
+        snapshots: &Snapshots,
+        list: &mut BTreeMap<(DoomedKind, Id), i64>,
+    ) -> Result<(), RepositoryError> {
+        let named: HashSet<Id> = snapshots.list.iter().map(|snapshot| snapshot.manifest_id).collect();
+        let mut there = HashSet::new();
+        for (path, _) in self.repository.backend().list("manifests")? {
+            let Some(Key::Manifest(id)) = Key::parse(&path) else { continue };
+            there.insert(id);
+            if named.contains(&id) {
+                list.remove(&(DoomedKind::Manifest, id));
+            } else {
+                list.entry((DoomedKind::Manifest, id)).or_insert(self.now_ns);
+            }
+        }
+        list.retain(|(kind, id), _| *kind != DoomedKind::Manifest || there.contains(id));
+        Ok(())
+    }
+
+    /// Index files that others stand in for, and manifests without a name.
+    fn delete_others(
+        &self,
+        list: &mut BTreeMap<(DoomedKind, Id), i64>,
+        pruned: &mut Pruned,
+    ) -> Result<(), RepositoryError> {
+        let over: Vec<Doomed> = list
+            .iter()
+            .map(|((kind, id), since_ns)| Doomed { kind: *kind, id: *id, since_ns: *since_ns })
+            .filter(|doomed| doomed.kind != DoomedKind::Pack)
+            .filter(|doomed| self.grace.is_over(doomed.since_ns, self.now_ns))
+            .collect();
+        for doomed in over {
+            // Published meanwhile.
+            if doomed.kind == DoomedKind::Manifest && self.has_name(doomed.id)? {
+                list.remove(&(doomed.kind, doomed.id));
+                continue;
+            }
+            let key = doomed.key().path();
+            let size = self.repository.backend().size(&key).unwrap_or(0);
+            self.repository.backend().delete(&key)?;
+            list.remove(&(doomed.kind, doomed.id));
+            pruned.deleted_files += 1;
+            pruned.freed_bytes += size;
+        }
+        Ok(())
+    }
+
+    fn has_name(&self, manifest: Id) -> Result<bool, RepositoryError> {
+        let Ok(manifest) = self.repository.read_manifest(&manifest) else { return Ok(false) };
+        let name: Stamp = manifest.stamp;
+        match self.repository.backend().size(&Key::Snapshot(name).path()) {
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            other => Ok(other.map(|_| true)?),
+        }
+    }
+
+    /// Results about snapshots that are no more.
+    fn remove_proofs(&self, snapshots: &Snapshots) -> Result<(), RepositoryError> {
+        if !snapshots.arriving.is_empty() {
+            return Ok(());
+        }
+        let named: HashSet<Id> = snapshots.list.iter().map(|snapshot| snapshot.manifest_id).collect();
+        for (id, proof) in self.repository.proof_files()? {
+            if !named.contains(&proof.manifest) && self.repository.manifest_is_gone(&proof.manifest)? {
+                self.repository.backend().delete(&Key::Proof(id).path())?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! What prunes have condemned.
+
+use super::error::RepositoryError;
+use super::open::Repository;
+use crate::backend::{Backend, ErrorKind};
+use crate::format::{Doomed, DoomedFile, Key};
+use crate::id::Id;
+
+/// All that is condemned, and the files that say so.
+#[derive(Default)]
+pub struct Condemned {
+    /// Each file once, with the time when it was condemned first.
+    pub list: Vec<Doomed>,
+    files: Vec<Id>,
+    /// Files that don't prove themselves: what they condemned isn't.
+    pub damaged: Vec<String>,
+}
+
+/// Reads `doomed/`.
+pub fn read_doomed(backend: &dyn Backend) -> Result<Condemned, RepositoryError> {
+    let mut condemned = Condemned::default();
+    for (path, _) in backend.list("doomed")? {
+        let Some(Key::Doomed(id)) = Key::parse(&path) else { continue };
+        let bytes = match backend.get(&path) {
+            Err(error) if error.kind == ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        match DoomedFile::decode(&bytes) {
+            Ok(file) if Id::of(&bytes) == id => {
+                condemned.files.push(id);
+                condemned.list.extend(file.doomed);
+            }
+            _ => condemned.damaged.push(path),
+        }
+    }
+    condemned.list.sort_unstable();
+    condemned.list.dedup_by_key(|doomed| (doomed.kind, doomed.id));
+    Ok(condemned)
+}
+
+impl Repository {
+    /// What is condemned.
+    pub fn condemned(&self) -> Result<Condemned, RepositoryError> {
+        read_doomed(self.backend())
+    }
+
+    /// Condemns exactly this from now on. Interrupted, it condemns what either list names.
+    pub fn condemn(&self, before: &Condemned, mut list: Vec<Doomed>) -> Result<(), RepositoryError> {
+        list.sort_unstable();
+        list.dedup_by_key(|doomed| (doomed.kind, doomed.id));
+        let bytes = DoomedFile { doomed: list.clone() }.encode();
+        let id = Id::of(&bytes);
+        if !list.is_empty() && !before.files.contains(&id) {
+            self.backend().put(&Key::Doomed(id).path(), &bytes)?;
+        }
+        let is_kept = |file: &&Id| **file == id && !list.is_empty();
+        for file in before.files.iter().filter(|file| !is_kept(file)) {
+            self.backend().delete(&Key::Doomed(*file).path())?;
+        }
+        for damaged in &before.damaged {
+            self.backend().delete(damaged)?;
+        }
+        Ok(())
+    }
+}
