@@ -27,7 +27,7 @@ pub struct Repaired {
     pub quarantined: Vec<(String, String)>,
     pub salvaged_chunks: u64,
     pub replaced_chunks: u64,
-    /// Snapshots that have lost data, and are marked as invalid.
+    /// Snapshots that are lost, and such as have lost data and are marked as invalid.
     pub lost: Vec<Stamp>,
 }
 
@@ -125,6 +125,7 @@ impl Repair<'_> {
                 .push(format!("the name of snapshot {stamp} was written anew from its manifest"));
         } else {
             self.quarantine(&key)?;
+            self.done.lost.push(stamp);
             self.done.actions.push(format!("snapshot {stamp} is lost: no manifest tells what it held"));
         }
         Ok(())
@@ -136,6 +137,7 @@ impl Repair<'_> {
             let line = self.repository.backend().get(&path)?;
             if line.starts_with(manifest.hex().as_bytes()) {
                 self.quarantine(&path)?;
+                self.done.lost.push(stamp);
                 self.done.actions.push(format!("snapshot {stamp} is lost: its manifest is damaged"));
             }
         }

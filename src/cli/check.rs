@@ -95,13 +95,13 @@ pub fn run_repair(
         "lost": repaired.lost.iter().map(Stamp::to_string).collect::<Vec<_>>(),
     })));
     let mut lines = told(&repaired);
-    if after.is_sound() {
+    if after.is_sound() && repaired.lost.is_empty() {
         lines.push("the repository is sound".into());
         let mut report = Report::done(Value::Object(keys), lines);
         report.warnings = after.notes;
         return Ok(report);
     }
-    let mut failure = Failure::new(ExitCode::Damaged, "data_lost", "some snapshots have lost data and are marked as invalid").hint(
+    let mut failure = Failure::new(ExitCode::Damaged, "data_lost", "some snapshots are lost, or have lost data and are marked as invalid").hint(
         "the next `icecore backup` stores what the sources still have, which mends what is the same; `icecore validate` \
          then takes the mark away. `icecore forget` removes snapshots that stay damaged",
     );

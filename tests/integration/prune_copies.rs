@@ -1,0 +1,123 @@
+//! Prunes of repositories in which chunks lie in several packs, whole and as differences to each other, as two writers beside
+//! each other may leave them: whatever goes, everything that a snapshot needs can still be read.
+
+use crate::support::{Scratch, cases, document, noise, put, settle};
+use icecore::backend::{Backend, LocalBackend};
+use icecore::format::{ChunkRecord, ChunkRef, Content, Encoding, Key, Manifest, Method, Pack, PackKind};
+use icecore::id::Id;
+use proptest::prelude::*;
+use std::path::Path;
+
+const CHUNKS: usize = 8;
+
+/// A chunk in a pack: whole, or as a difference to another one.
+#[derive(Debug, Clone, Copy)]
+struct Copy {
+    chunk: usize,
+    base: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    packs: Vec<Vec<Copy>>,
+    /// The chunks that the snapshot needs.
+    needed: Vec<usize>,
+    /// How long the prunes wait: nothing, or no time at all.
+    now: Vec<bool>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let copy = (0..CHUNKS, proptest::option::of(0..CHUNKS))
+        .prop_map(|(chunk, base)| Copy { chunk, base: base.filter(|base| *base != chunk) });
+    let packs = proptest::collection::vec(proptest::collection::vec(copy, 1..6), 2..7);
+    let needed = proptest::collection::vec(0..CHUNKS, 0..5);
+    let now = proptest::collection::vec(any::<bool>(), 2..5);
+    (packs, needed, now).prop_map(|(mut packs, needed, now)| {
+        // Every chunk that somebody relies on lies whole somewhere.
+        let bases: Vec<usize> = packs.iter().flatten().filter_map(|copy| copy.base).collect();
+        for chunk in bases.iter().chain(&needed) {
+            let is_whole = |copy: &Copy| copy.chunk == *chunk && copy.base.is_none();
+            if !packs.iter().flatten().any(is_whole) {
+                let place = chunk % packs.len();
+                packs[place].push(Copy { chunk: *chunk, base: None });
+            }
+        }
+        Case { packs, needed, now }
+    })
+}
+
+fn plain(chunk: usize) -> Vec<u8> {
+    let mut bytes = noise(3000, 77);
+    bytes[chunk * 100..chunk * 100 + 40].copy_from_slice(&noise(40, chunk as u64));
+    bytes
+}
+
+fn write_pack(backend: &LocalBackend, copies: &[Copy]) {
+    let (mut bytes, mut records) = (Pack::begin(), Vec::new());
+    for copy in copies {
+        let plain = plain(copy.chunk);
+        let id = Id::of(&plain);
+        let (encoding, stored, bases) = match copy.base {
+            None => (Encoding::RAW, plain.clone(), Vec::new()),
+            Some(base) => {
+                let base = self::plain(base);
+                let mixed: Vec<u8> = plain.iter().zip(&base).map(|(one, other)| one ^ other).collect();
+                let stored = zstd::bulk::compress(&mixed, 1).unwrap();
+                (Encoding::difference(Method::Xor, 1).unwrap(), stored, vec![Id::of(&base).prefix()])
+            }
+        };
+        bytes.extend_from_slice(&stored);
+        let (stored_len, plain_len) = (stored.len() as u32, plain.len() as u32);
+        records.push(ChunkRecord { id, stored_len, plain_len, encoding, bases: bases.into() });
+    }
+    Pack { kind: PackKind::Data, records }.end(&mut bytes);
+    backend.put(&Key::Pack(Id::of(&bytes)).path(), &bytes).unwrap();
+}
+
+/// The repository's only snapshot holds one file, which is these chunks from now on.
+fn rewrite_manifest(repo: &Path, stamp: &str, needed: &[usize]) {
+    let name = repo.join("snapshots").join(stamp);
+    let line = std::fs::read_to_string(&name).unwrap();
+    let old = repo.join("manifests").join(line.trim());
+    let mut manifest = Manifest::decode(&std::fs::read(&old).unwrap()).unwrap();
+    let root = manifest.sources[0].root.as_mut().unwrap();
+    let chunks: Vec<ChunkRef> =
+        needed.iter().map(|chunk| ChunkRef { id: Id::of(&plain(*chunk)), len: 3000 }).collect();
+    root.size = 3000 * chunks.len() as u64;
+    root.content = if chunks.is_empty() { Content::Empty } else { Content::Chunks(chunks) };
+    let bytes = manifest.encode();
+    std::fs::remove_file(old).unwrap();
+    put(&repo.join("manifests").join(Id::of(&bytes).hex()), &bytes);
+    put(&name, format!("{}\n", Id::of(&bytes)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(40), max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_that_is_needed_goes(case in case()) {
+        let scratch = Scratch::new();
+        scratch.init();
+        scratch.file("one", "x");
+        settle();
+        let stamp = scratch.backup(&["file=one", "--kind", "file=tree"]);
+        let repo = scratch.path("repo");
+        let backend = LocalBackend::new(&repo);
+        case.packs.iter().for_each(|copies| write_pack(&backend, copies));
+        rewrite_manifest(&repo, &stamp, &case.needed);
+        scratch.ok(["check", "--read-data"]);
+        for now in &case.now {
+            let last: &[&str] = if *now { &["--now"] } else { &["--grace", "0s"] };
+            scratch.ok(["prune", "--keep-last", "9"].iter().chain(last));
+            let (code, checked) = document(scratch.icecore().args(["--json", "check", "--read-data"]));
+            prop_assert_eq!(code, 0, "{:#}", checked);
+            prop_assert!(checked["affected"].as_array().unwrap().is_empty());
+        }
+        scratch.ok(["restore", &stamp, "-t", "out"]);
+        let expected: Vec<u8> = case.needed.iter().flat_map(|chunk| plain(*chunk)).collect();
+        prop_assert!(std::fs::read(scratch.path("out/file/one")).unwrap() == expected);
+        // What is left is needed, but for what lies in packs that are needed for the most part.
+        scratch.ok(["prune", "--keep-last", "9", "--now"]);
+        let checked = scratch.ok(["check"]);
+        prop_assert_eq!(&checked["unreferenced_packs"], 0);
+    }
+}

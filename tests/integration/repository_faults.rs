@@ -1,0 +1,279 @@
+//! Real processes that are killed, disks that are full or fail, and many runs at once: the repository stays sound.
+
+use crate::support::{Mounted, Scratch, describe, document, has, noise, put, run, settle};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+fn rounds(short: u32) -> u32 {
+    std::env::var("ICECORE_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(short)
+}
+
+/// Every listed snapshot comes back as it was when it was taken.
+fn all_come_back(scratch: &Scratch, states: &BTreeMap<String, Vec<String>>) {
+    scratch.ok(["check", "--read-data"]);
+    let list = scratch.ok(["list"]);
+    for one in list["backups"].as_array().unwrap() {
+        let stamp = one["stamp"].as_str().unwrap();
+        scratch.ok(["restore", stamp, "-t", "out"]);
+        let state = describe(&scratch.path("out/tree"), true);
+        assert!(states.get(stamp).is_none_or(|known| *known == state), "{stamp} holds other bytes");
+        std::fs::remove_dir_all(scratch.path("out")).unwrap();
+    }
+}
+
+/// `scripts/soak` kills 200 times.
+#[test]
+fn kills_at_random_moments_lose_nothing() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let mut states: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let verbs: [&[&str]; 4] = [
+        &["backup", "tree"],
+        &["prune", "--keep-last", "4", "--grace", "0s"],
+        &["prune", "--keep-last", "4", "--now"],
+        &["validate", "--all"],
+    ];
+    for round in 0..rounds(24) {
+        for file in 0..5u64 {
+            if (u64::from(round) + file) % 2 == 0 {
+                scratch.file(&format!("tree/f{file}"), noise(150_000, u64::from(round) * 10 + file));
+            }
+        }
+        settle();
+        let state = describe(&scratch.path("tree"), true);
+        let verb = verbs[round as usize % verbs.len()];
+        let mut command = scratch.icecore();
+        let mut child = command.args(verb).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(u64::from(round).wrapping_mul(7919) % 60_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let list = scratch.ok(["list"]);
+        let newest = list["backups"]
+            .as_array()
+            .unwrap()
+            .last()
+            .and_then(|one| one["stamp"].as_str().map(str::to_owned));
+        if let Some(stamp) = newest.filter(|_| verb[0] == "backup") {
+            states.entry(stamp).or_insert_with(|| state.clone());
+        }
+        if round % 3 == 0 {
+            states.insert(scratch.backup(&["tree"]), state);
+        }
+        scratch.ok(["check"]);
+    }
+    all_come_back(&scratch, &states);
+    scratch.ok(["prune", "--keep-last", "2", "--now"]);
+    all_come_back(&scratch, &states);
+}
+
+/// A disk that fills up at one point after another: the exit code says so, and freeing space works on a full disk.
+#[test]
+fn a_full_disk_stops_a_backup_and_not_a_prune() {
+    let scratch = Scratch::new();
+    let Some(disk) = Mounted::new(&scratch, "ext4") else { return };
+    let repo = disk.path.join("repo");
+    let icecore = |arguments: &[&str]| {
+        document(scratch.icecore().env("ICECORE_REPOSITORY", &repo).arg("--json").args(arguments))
+    };
+    assert_eq!(icecore(&["init"]).0, 0);
+    scratch.file("tree/f", noise(30_000_000, 1));
+    settle();
+    assert_eq!(icecore(&["backup", "tree"]).0, 0);
+    let free = || {
+        let output = run(Command::new("df").args(["--output=avail", "-B1"]).arg(&disk.path)).stdout;
+        String::from_utf8(output).unwrap().lines().last().unwrap().trim().parse::<u64>().unwrap()
+    };
+    let filler = disk.path.join("filler");
+    for left in [30_000_000u64, 8_000_000, 1_000_000, 60_000] {
+        drop(std::fs::remove_file(&filler));
+        let len = free().saturating_sub(left).to_string();
+        run(Command::new("fallocate").args(["-l", &len]).arg(&filler));
+        scratch.file("tree/f", noise(60_000_000, left));
+        settle();
+        let (code, refused) = icecore(&["backup", "tree"]);
+        assert_eq!(code, 16, "{left}: {refused:#}");
+        assert_eq!(icecore(&["check", "--read-data"]).0, 0);
+        // What the failed run has left is garbage.
+        let (code, pruned) = icecore(&["prune", "--keep-last", "9", "--now"]);
+        assert_eq!(code, 0, "{left}: {pruned:#}");
+        assert_eq!(icecore(&["check", "--read-data"]).0, 0);
+    }
+    std::fs::remove_file(&filler).unwrap();
+    assert_eq!(icecore(&["backup", "tree"]).0, 0);
+    assert_eq!(icecore(&["validate", "--all"]).0, 0);
+}
+
+/// The n-th write or fsync fails: no run claims success, and nothing that was there gets lost.
+#[test]
+fn after_an_error_of_the_disk_nobody_claims_success() {
+    if !has("strace") {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("tree/f", noise(400_000, 1));
+    settle();
+    let mut states = BTreeMap::from([(scratch.backup(&["tree"]), describe(&scratch.path("tree"), true))]);
+    let mut failed = 0;
+    for call in ["fsync", "write", "renameat2", "rename"] {
+        for nth in 1..=rounds(9) {
+            scratch.file("tree/f", noise(300_000, u64::from(nth) + 100));
+            settle();
+            let before = scratch.ok(["list"])["backups"].as_array().unwrap().len();
+            let inject = format!("inject={call}:error=EIO:when={nth}");
+            let mut command = Command::new("strace");
+            command.args(["-f", "-qq", "-o"]).arg(scratch.path("trace")).arg("-e").arg(&inject);
+            command.arg(env!("CARGO_BIN_EXE_icecore")).args(["backup", "tree", "--quiet"]);
+            command.current_dir(scratch.directory.path()).env("HOME", scratch.path("home"));
+            command.env("ICECORE_REPOSITORY", scratch.path("repo"));
+            let output = command.output().unwrap();
+            let injected = std::fs::read_to_string(scratch.path("trace")).unwrap().contains("(INJECTED)");
+            let list = scratch.ok(["list"]);
+            let backups = list["backups"].as_array().unwrap();
+            if backups.len() > before {
+                let stamp = backups.last().unwrap()["stamp"].as_str().unwrap().to_owned();
+                states.insert(stamp, describe(&scratch.path("tree"), true));
+            }
+            if injected && !output.status.success() {
+                failed += 1;
+            }
+            // Only notes in lock files, and what is printed, may fail unnoticed.
+            if injected && call != "write" {
+                assert!(!output.status.success(), "{inject}: claimed success");
+            }
+            scratch.ok(["check"]);
+        }
+    }
+    assert!(failed > 10, "{failed} runs failed");
+    scratch.ok(["prune", "--keep-last", "3", "--now"]);
+    all_come_back(&scratch, &states);
+}
+
+/// Three backups, prunes, checks and restores at once; a minute in `scripts/soak`.
+#[test]
+fn everything_at_once() {
+    let seconds =
+        std::env::var("ICECORE_TOGETHER_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    let scratch = Scratch::new();
+    scratch.init();
+    let states: Mutex<BTreeMap<String, (String, Vec<String>)>> = Mutex::default();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let go_on = || Instant::now() < end;
+    std::thread::scope(|scope| {
+        for profile in ["a", "b", "c"] {
+            let (scratch, states) = (&scratch, &states);
+            scope.spawn(move || {
+                let source = format!("tree-{profile}");
+                for round in 0..u64::MAX {
+                    if !go_on() {
+                        break;
+                    }
+                    let own = u64::from(profile.as_bytes()[0]);
+                    scratch.file(&format!("{source}/own"), noise(200_000, round * 256 + own));
+                    scratch.file(&format!("{source}/shared"), noise(200_000, round));
+                    settle();
+                    let state = describe(&scratch.path(&source), true);
+                    let named = format!("tree={source}");
+                    let arguments = ["--profile", profile, "backup", &named, "--retry-lock", "60s"];
+                    let stamp = scratch.ok(arguments)["stamp"].as_str().unwrap().to_owned();
+                    states.lock().unwrap().insert(stamp, (source.clone(), state));
+                }
+            });
+        }
+        scope.spawn(|| {
+            for round in 0.. {
+                if !go_on() {
+                    break;
+                }
+                let profile = ["a", "b", "c"][round % 3];
+                let last: &[&str] = if round % 2 == 0 { &["--now"] } else { &["--grace", "1s"] };
+                let arguments = ["--profile", profile, "prune", "--keep-last", "3", "--retry-lock", "60s"];
+                scratch.ok(arguments.iter().chain(last));
+            }
+        });
+        scope.spawn(|| {
+            while go_on() {
+                // A prune may take away what is being looked at; nothing else may be wrong.
+                let (code, checked) = scratch.json(["check"]);
+                assert!(matches!(code, 0 | 1 | 14), "{checked:#}");
+            }
+        });
+        scope.spawn(|| {
+            while go_on() {
+                let known: Vec<String> = states.lock().unwrap().keys().cloned().collect();
+                let Some(stamp) = known.last() else { continue };
+                let out = format!("out-{stamp}");
+                let (code, told) = scratch.json(["restore", stamp, "-t", &out]);
+                assert!(matches!(code, 0 | 1 | 13 | 14), "{told:#}");
+                if code == 0 {
+                    let (source, state) = states.lock().unwrap()[stamp].clone();
+                    assert_eq!(describe(&scratch.path(&out).join("tree"), true), state, "{source}");
+                }
+                drop(std::fs::remove_dir_all(scratch.path(&out)));
+            }
+        });
+    });
+    scratch.ok(["check", "--read-data"]);
+    let list = scratch.ok(["list"]);
+    let (backups, states) = (list["backups"].as_array().unwrap(), states.into_inner().unwrap());
+    assert!(states.len() > 6 && !backups.is_empty());
+    for one in backups {
+        let stamp = one["stamp"].as_str().unwrap();
+        scratch.ok(["restore", stamp, "-t", "last"]);
+        assert_eq!(describe(&scratch.path("last/tree"), true), states[stamp].1, "{stamp}");
+        std::fs::remove_dir_all(scratch.path("last")).unwrap();
+    }
+    println!("{} snapshots taken, {} left", states.len(), backups.len());
+}
+
+/// A host with a cache of its own that has seen packs which another host's prune removed stores what it needs.
+#[test]
+fn a_warm_cache_does_not_deduplicate_against_what_another_host_pruned() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let on = |home: &str, arguments: &[&str]| {
+        let mut command = scratch.icecore();
+        command.env("HOME", scratch.path(home)).args(["--json", "--index-memory", "0"]).args(arguments);
+        let (code, told) = document(&mut command);
+        assert_eq!(code, 0, "{told:#}");
+        told
+    };
+    scratch.file("tree/f", noise(600_000, 1));
+    settle();
+    let first = on("one", &["backup", "tree"])["stamp"].as_str().unwrap().to_owned();
+    put(&scratch.path("tree/f"), noise(600_000, 2));
+    settle();
+    on("one", &["backup", "tree"]);
+    on("two", &["forget", &first]);
+    on("two", &["prune", "--keep-last", "9", "--now"]);
+    // The first content again: the cache of the first host knows it.
+    put(&scratch.path("tree/f"), noise(600_000, 1));
+    settle();
+    let again = on("one", &["backup", "tree"]);
+    assert!(again["new_bytes"].as_u64().unwrap() >= 600_000, "{again:#}");
+    on("one", &["check", "--read-data"]);
+    on("two", &["validate", "--all"]);
+}
+
+/// A repository that can't be written is read without locks.
+#[test]
+fn a_read_only_repository_is_checked_and_restored_from() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("tree/f", noise(100_000, 1));
+    settle();
+    let stamp = scratch.backup(&["tree"]);
+    scratch.backup(&["tree"]);
+    let Some(_read_only) = crate::support::ReadOnly::new(&scratch.path("repo")) else { return };
+    scratch.ok(["check", "--read-data"]);
+    scratch.ok(["list"]);
+    scratch.ok(["validate", &stamp]);
+    scratch.ok(["restore", &stamp, "-t", "out"]);
+    scratch.ok(["prune", "-n"]);
+    let (code, refused) = scratch.json(["prune", "--keep-last", "1"]);
+    assert_eq!((code, refused["error"]["code"].as_str()), (1, Some("permission_denied")), "{refused:#}");
+    assert!(Path::new(refused["error"]["path"].as_str().unwrap()).starts_with(scratch.path("repo")));
+}
