@@ -75,7 +75,7 @@ pub fn check(
     if !found.doubtful.is_empty() {
         // What is made to a base that is in doubt is in doubt too.
         let doubtful = &mut found.doubtful;
-        index.each_pack(&mut |pack, _| {
+        index.each_pack(&mut |pack| {
             for chunk in &pack.chunks {
                 if chunk.bases.iter().any(|base| doubtful.contains(base)) {
                     doubtful.insert(chunk.prefix);

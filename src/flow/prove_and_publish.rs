@@ -1,12 +1,13 @@
 //! Backup, validation, publication: a snapshot exists only if it was proven.
 
 use crate::backup::{BackupError, BackupRequest, backup, check_overlap};
-use crate::format::{Finding, Manifest};
+use crate::format::{Finding, Level, Manifest, SourceKind};
 use crate::hooks::{HookError, Hooks, Quiesced};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::reach::{is_still_lasting, rescue};
-use crate::repository::{ChunkWriter, Held, Repository, RepositoryError, Snapshots, Trust};
+use crate::repository::{ChunkWriter, Held, Repository, RepositoryError, Snapshot, Snapshots, Trust};
+use crate::stamp::now_nanos;
 use crate::validate::{Depth, ValidateOptions, prove_draft, prove_packs};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -78,7 +79,7 @@ fn prove_and_publish_alone(
     warnings: &mut Vec<String>,
     progress: &dyn Progress,
 ) -> Result<Published, FlowError> {
-    let earlier = repository.snapshots()?;
+    let earlier = repository.latest_snapshots(&mut enough_for(request))?;
     let nothing = Snapshots::default();
     for (file, detail) in &earlier.damaged {
         warnings.push(format!("{file} is damaged and hides a snapshot: {detail}"));
@@ -152,6 +153,33 @@ fn secure(
         ));
     }
     Ok(Some(rescued.packs))
+}
+
+/// Tells when the snapshots that were looked at, from the newest on, say all that a backup has to know: for each of its sources the
+/// parent, and, unless such would be too old to count, a full proof. So its cost doesn't grow with the number of snapshots.
+fn enough_for(request: &PublishRequest) -> impl FnMut(&Snapshot) -> bool {
+    let sources = &request.backup.sources;
+    let mut waiting: HashSet<(String, SourceKind)> =
+        sources.iter().map(|source| (source.name.clone(), source.kind)).collect();
+    let mut unproven = waiting.clone();
+    let every = if let Depth::FullEvery(every) = request.depth { every } else { Duration::ZERO };
+    let oldest = now_nanos().saturating_sub(i64::try_from(every.as_nanos()).unwrap_or(i64::MAX));
+    let profile = &request.backup.author.profile;
+    move |snapshot| {
+        let manifest = &snapshot.manifest;
+        if manifest.profile == *profile && !manifest.is_safety() {
+            for source in manifest.sources.iter().filter(|source| source.root.is_some()) {
+                let named = (source.name.clone(), source.kind);
+                waiting.remove(&named);
+                if source.proof.as_ref().is_some_and(|proof| proof.level == Level::Full)
+                    && snapshot.is_valid()
+                {
+                    unproven.remove(&named);
+                }
+            }
+        }
+        waiting.is_empty() && (unproven.is_empty() || manifest.clock_ns < oldest)
+    }
 }
 
 /// The snapshots with their sources' content forgotten: still there for names and times, no parents any more.

@@ -46,7 +46,7 @@ impl Survey {
     ) -> Result<Self, RepositoryError> {
         let index = repository.index()?;
         let mut chunks = 0;
-        index.each_pack(&mut |pack, _| {
+        index.each_pack(&mut |pack| {
             chunks += pack.chunks.len() as u64;
             Ok(())
         })?;
@@ -69,7 +69,7 @@ impl Survey {
         }
         // A base is never a difference, so that this ends with one step.
         let mut bases = Vec::new();
-        index.each_pack(&mut |pack, _| {
+        index.each_pack(&mut |pack| {
             let needed = pack.chunks.iter().filter(|chunk| reached.has(chunk.prefix));
             bases.extend(needed.flat_map(|chunk| chunk.bases.iter().copied()));
             for base in bases.drain(..) {
@@ -102,7 +102,7 @@ impl Survey {
     fn count(&mut self, index: &ChunkIndex, doomed: &HashMap<Id, i64>) -> Result<(), RepositoryError> {
         let mut packs = Vec::new();
         let sizes = index.packs();
-        index.each_pack(&mut |pack, _| {
+        index.each_pack(&mut |pack| {
             let size = sizes.get(&pack.pack).copied().unwrap_or_default();
             let doomed_since = doomed.get(&pack.pack).copied();
             let (id, kind) = (pack.pack, pack.kind);
@@ -132,7 +132,7 @@ fn copies(
     doomed: &HashMap<Id, i64>,
 ) -> Result<HashMap<Id, HashSet<u64>>, RepositoryError> {
     let mut others: HashMap<Id, HashSet<u64>> = HashMap::new();
-    index.each_pack(&mut |pack, _| {
+    index.each_pack(&mut |pack| {
         for chunk in &pack.chunks {
             if !reached.has(chunk.prefix) || !seen.insert(chunk.prefix) {
                 continue;

@@ -324,23 +324,23 @@ impl ChunkIndex {
         &self.index_files
     }
 
-    /// Gives each pack that is there, once, with what an index file, or else its trailer, lists. Also says which file that was.
+    /// Gives each pack that is there, once, with what an index file, or else its trailer, lists.
     pub fn each_pack(
         &self,
-        take: &mut dyn FnMut(&ListedPack, Option<Id>) -> Result<(), RepositoryError>,
+        take: &mut dyn FnMut(&ListedPack) -> Result<(), RepositoryError>,
     ) -> Result<(), RepositoryError> {
         let mut waiting = self.packs();
         for (name, _) in &self.index_files {
             let Ok(index) = self.read_file(name)? else { continue };
             for listed in &index.packs {
                 if waiting.remove(&listed.pack).is_some() {
-                    take(listed, Some(*name))?;
+                    take(listed)?;
                 }
             }
         }
         for (pack, size) in waiting {
             match read_trailer(&*self.backend, pack, size) {
-                Ok(indexed) => take(&ListedPack::from(&indexed), None)?,
+                Ok(indexed) => take(&ListedPack::from(&indexed))?,
                 Err(RepositoryError::Damaged { .. }) => {}
                 Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

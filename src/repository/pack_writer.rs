@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 
 const DATA_PACK_BYTES: usize = 32 << 20;
 const TREE_PACK_BYTES: usize = 4 << 20;
+/// A pack of small chunks is closed by their number, so that no trailer grows large.
+const MOST_RECORDS: usize = 1 << 16;
+/// An index file is written after this many chunks, so that reading one takes little memory.
+const CHECKPOINT_CHUNKS: usize = 250_000;
 /// An index file is written after this many packs or this long, so that a killed first backup goes on where it was.
 const CHECKPOINT_PACKS: usize = 32;
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(300);
@@ -170,7 +174,7 @@ impl<'r> ChunkWriter<'r> {
         }
         pack.bytes.extend_from_slice(stored);
         pack.records.push(record);
-        if pack.bytes.len() < limit {
+        if pack.bytes.len() < limit && pack.records.len() < MOST_RECORDS {
             return Ok(());
         }
         let (bytes, records) = (std::mem::take(&mut pack.bytes), std::mem::take(&mut pack.records));
@@ -232,8 +236,10 @@ impl<'r> ChunkWriter<'r> {
         drop(claimed);
         let mut checkpoint = lock(&self.checkpoint);
         checkpoint.packs.push(ListedPack::from(&indexed));
-        let due =
-            checkpoint.packs.len() >= CHECKPOINT_PACKS || checkpoint.since.elapsed() >= CHECKPOINT_AFTER;
+        let chunks: usize = checkpoint.packs.iter().map(|pack| pack.chunks.len()).sum();
+        let due = checkpoint.packs.len() >= CHECKPOINT_PACKS
+            || chunks >= CHECKPOINT_CHUNKS
+            || checkpoint.since.elapsed() >= CHECKPOINT_AFTER;
         if due { self.write_index(&mut checkpoint) } else { Ok(()) }
     }
 

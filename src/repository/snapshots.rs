@@ -63,29 +63,48 @@ fn deciding(mut proofs: Vec<&ProofFile>) -> Option<&ProofFile> {
 impl Repository {
     /// Reads every snapshot. A name without its manifest is still arriving; a damaged one is told apart.
     pub fn snapshots(&self) -> Result<Snapshots, RepositoryError> {
+        self.latest_snapshots(&mut |_| false)
+    }
+
+    /// As `snapshots`, but from the newest back until one is `enough`, and, whatever their age, those that a validation found bad.
+    pub fn latest_snapshots(
+        &self,
+        enough: &mut dyn FnMut(&Snapshot) -> bool,
+    ) -> Result<Snapshots, RepositoryError> {
         let pins: HashSet<Stamp> =
             self.keys("pins", |key| if let Key::Pin(stamp) = key { Some(stamp) } else { None })?;
         let mut stamps: Vec<Stamp> =
             self.keys("snapshots", |key| if let Key::Snapshot(stamp) = key { Some(stamp) } else { None })?;
         stamps.sort_unstable();
+        stamps.reverse();
         let mut proofs: HashMap<Id, Vec<ProofFile>> = HashMap::new();
         for (_, proof) in self.proof_files()? {
             proofs.entry(proof.manifest).or_default().push(proof);
         }
         let mut found = Snapshots::default();
+        let bad = proofs.values().flatten().filter(|proof| !proof.is_valid());
+        let bad: HashSet<Stamp> = bad.map(|proof| proof.stamp).collect();
+        let mut is_enough = false;
         for stamp in stamps {
+            if is_enough && !bad.contains(&stamp) {
+                continue;
+            }
             match self.read_snapshot(stamp) {
                 Ok((manifest_id, manifest)) => {
                     let later_proof =
                         proofs.get(&manifest_id).and_then(|own| deciding(own.iter().collect())).cloned();
                     let pinned = pins.contains(&stamp);
-                    found.list.push(Snapshot { stamp, manifest_id, manifest, pinned, later_proof });
+                    let snapshot = Snapshot { stamp, manifest_id, manifest, pinned, later_proof };
+                    is_enough |= enough(&snapshot);
+                    found.list.push(snapshot);
                 }
                 Err(RepositoryError::NoSnapshot { .. }) => found.arriving.push(stamp),
                 Err(RepositoryError::Damaged { file, detail }) => found.damaged.push((file, detail)),
                 Err(error) => return Err(error),
             }
         }
+        found.list.reverse();
+        found.arriving.reverse();
         self.tell_damaged_names(&mut found)?;
         Ok(found)
     }

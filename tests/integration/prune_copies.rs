@@ -33,11 +33,12 @@ fn case() -> impl Strategy<Value = Case> {
     let needed = proptest::collection::vec(0..CHUNKS, 0..5);
     let now = proptest::collection::vec(any::<bool>(), 2..5);
     (packs, needed, now).prop_map(|(mut packs, needed, now)| {
-        // Every chunk that somebody relies on lies whole somewhere.
+        // Every base lies whole somewhere, and what is needed lies somewhere at all.
         let bases: Vec<usize> = packs.iter().flatten().filter_map(|copy| copy.base).collect();
         for chunk in bases.iter().chain(&needed) {
-            let is_whole = |copy: &Copy| copy.chunk == *chunk && copy.base.is_none();
-            if !packs.iter().flatten().any(is_whole) {
+            let is_base = bases.contains(chunk);
+            let serves = |copy: &Copy| copy.chunk == *chunk && (copy.base.is_none() || !is_base);
+            if !packs.iter().flatten().any(serves) {
                 let place = chunk % packs.len();
                 packs[place].push(Copy { chunk: *chunk, base: None });
             }
