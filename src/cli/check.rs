@@ -59,7 +59,10 @@ pub fn run(context: &Context, arguments: &args::Check, progress: &dyn Progress) 
         return Ok(report);
     }
     let mut failure = Failure::new(ExitCode::Damaged, "repository_damaged", "the repository is damaged")
-        .hint("nothing was changed. `icecore repair` saves what can be saved, also from the live sources, and puts the rest aside");
+        .hint(
+        "nothing was changed. `icecore repair` saves what can be saved, also from the live sources, and puts the rest aside. In a \
+         copy that was made while backups ran copy again first: packs may be still arriving",
+    );
     failure.details = problem_lines(&checked);
     failure.keys = keys;
     failure.warnings = warnings;

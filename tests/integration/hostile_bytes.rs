@@ -1,7 +1,8 @@
 //! No decoder panics, hangs or allocates by what hostile bytes claim.
 
 use icecore::format::{
-    Entry, EntryKind, IndexFile, Key, Manifest, Node, Pack, PackKind, ProofFile, RepositoryConfig, Root,
+    DoomedFile, Entry, EntryKind, IndexFile, Key, Manifest, Node, Pack, PackKind, ProofFile,
+    RepositoryConfig, Root,
 };
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use proptest::strategy::Strategy;
@@ -14,6 +15,7 @@ fn decode_everything(bytes: &[u8]) {
     drop(IndexFile::decode(bytes));
     drop(Manifest::decode(bytes));
     drop(ProofFile::decode(bytes));
+    drop(DoomedFile::decode(bytes));
     drop(Node::decode(bytes));
     drop(Root::decode(bytes));
     let _ = Key::parse(&String::from_utf8_lossy(bytes));

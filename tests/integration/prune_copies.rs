@@ -116,9 +116,47 @@ proptest! {
         scratch.ok(["restore", &stamp, "-t", "out"]);
         let expected: Vec<u8> = case.needed.iter().flat_map(|chunk| plain(*chunk)).collect();
         prop_assert!(std::fs::read(scratch.path("out/file/one")).unwrap() == expected);
-        // What is left is needed, but for what lies in packs that are needed for the most part.
-        scratch.ok(["prune", "--keep-last", "9", "--now"]);
+        // What is left is needed, but for what lies in packs that are needed for the most part. The base of a copy that went stays
+        // one prune longer.
+        for _ in 0..2 {
+            scratch.ok(["prune", "--keep-last", "9", "--now"]);
+        }
         let checked = scratch.ok(["check"]);
         prop_assert_eq!(&checked["unreferenced_packs"], 0);
     }
+}
+
+/// Two writers have left a chunk twice, and the copy that would stay is damaged: the other one stays too.
+#[test]
+fn the_only_copy_that_reads_well_stays() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("one", "x");
+    settle();
+    let stamp = scratch.backup(&["file=one", "--kind", "file=tree"]);
+    let repo = scratch.path("repo");
+    let backend = LocalBackend::new(&repo);
+    let before: std::collections::BTreeSet<_> = scratch.repository_files("packs").into_iter().collect();
+    let whole = |chunk| Copy { chunk, base: None };
+    write_pack(&backend, &[whole(0), whole(1)]);
+    write_pack(&backend, &[whole(1), whole(0)]);
+    rewrite_manifest(&repo, &stamp, &[0, 1]);
+    let twins: Vec<_> =
+        scratch.repository_files("packs").into_iter().filter(|pack| !before.contains(pack)).collect();
+    let mut bytes = std::fs::read(&twins[0]).unwrap();
+    bytes[1500] ^= 1;
+    bytes[4500] ^= 1;
+    put(&twins[0], bytes);
+    let pruned = scratch.ok(["prune", "--keep-last", "9", "--now"]);
+    assert!(pruned["warnings"].to_string().contains("no other copy"), "{pruned:#}");
+    assert!(twins.iter().all(|pack| pack.is_file()));
+    scratch.ok(["restore", &stamp, "-t", "out"]);
+    assert!(std::fs::read(scratch.path("out/file/one")).unwrap() == [plain(0), plain(1)].concat());
+    let (code, checked) = scratch.json(["check", "--read-data"]);
+    assert_eq!((code, checked["affected"].as_array().unwrap().len()), (14, 0), "{checked:#}");
+    // Repaired, one copy is enough.
+    scratch.ok(["repair"]);
+    scratch.ok(["prune", "--keep-last", "9", "--now"]);
+    scratch.ok(["check", "--read-data"]);
+    scratch.ok(["restore", &stamp, "-t", "again"]);
 }
