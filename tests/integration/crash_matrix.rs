@@ -117,18 +117,21 @@ struct Story {
     steps: Vec<Step>,
     snapshots: BTreeMap<Stamp, Files>,
     gone: BTreeSet<Stamp>,
+    life: u64,
     source: tempfile::TempDir,
     scratch: tempfile::TempDir,
 }
 
 impl Story {
-    /// The life of a small repository. The damage at its end is to what can be made anew.
-    fn new() -> Self {
+    /// The life of a small repository; lives differ in what changes, and when it is pruned. The damage at its end is to what can be
+    /// made anew.
+    fn new(life: u64) -> Self {
         let mut story = Self {
             disk: FaultDisk::default(),
             steps: Vec::new(),
             snapshots: BTreeMap::new(),
             gone: BTreeSet::new(),
+            life,
             source: tempfile::tempdir().unwrap(),
             scratch: tempfile::tempdir().unwrap(),
         };
@@ -143,10 +146,11 @@ impl Story {
         // So many small packs that they are put together.
         stamps.extend((6..=12).map(|seed| story.backup(seed)));
         story.forget(stamps[5]);
+        story.prune(if life % 2 == 0 { Some(Duration::ZERO) } else { None });
         story.prune(Some(Duration::ZERO));
-        story.prune(Some(Duration::ZERO));
-        story.forget(stamps[6]);
-        story.prune(None);
+        stamps.push(story.backup(13));
+        story.forget(stamps[6 + life as usize % 3]);
+        story.prune(if life % 3 == 0 { None } else { Some(Duration::ZERO) });
         let mut tree = story.disk.tree();
         tree.damage(|path| path.to_string_lossy().contains("/index/"));
         tree.damage(|path| path.ends_with(format!("snapshots/{}", stamps[9])));
@@ -164,7 +168,7 @@ impl Story {
             if seed == 1 || file % 2 == seed % 2 {
                 let path = self.source.path().join(format!("d{}/f{file}", file % 2));
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                put(&path, noise(1_000 + 2_000 * file as usize, seed * 100 + file));
+                put(&path, noise(1_000 + 2_000 * file as usize, self.life * 10_000 + seed * 100 + file));
             }
         }
         let long = noise(30_000, 5).into_iter().chain(noise(700 * seed as usize, 6)).collect::<Vec<u8>>();
@@ -252,44 +256,49 @@ fn repaired(disk: &FaultDisk) -> (usize, bool) {
     (done.quarantined.len(), after.is_sound())
 }
 
-/// `ICECORE_CRASH_SEEDS`: so many random states for each call; `scripts/soak` sets more than the usual three.
-fn seeds() -> u64 {
-    std::env::var("ICECORE_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(3)
+/// A number for `scripts/soak` to raise.
+fn number_from(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
+/// `ICECORE_CRASH_SEEDS`: random states behind each call; `ICECORE_CRASH_LIVES`: lives.
 #[test]
 fn a_power_cut_at_any_call_loses_nothing() {
-    let story = Story::new();
-    let mut tried: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for (number, step) in story.steps.iter().enumerate() {
-        assert!(!step.calls.is_empty(), "step {number}, {}, did nothing", step.name);
-        let mut seen = HashSet::new();
-        let mut states: Vec<(usize, Tree)> = Vec::new();
-        for call in step.calls.clone() {
-            // A state that an earlier cut leaves too is tried once.
-            let fresh =
-                step.disk.after_a_cut(call, seeds()).into_iter().filter(|tree| seen.insert(tree.digest()));
-            states.extend(fresh.map(|tree| (call, tree)));
+    let (seeds, lives) = (number_from("ICECORE_CRASH_SEEDS", 3), number_from("ICECORE_CRASH_LIVES", 6));
+    let mut tried: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+    for life in 0..lives {
+        let story = Story::new(life);
+        for (number, step) in story.steps.iter().enumerate() {
+            let [calls, cuts, different] = tried.entry(step.name).or_default();
+            let mut seen = HashSet::new();
+            let mut states: Vec<(usize, Tree)> = Vec::new();
+            for call in step.calls.clone() {
+                // A state that an earlier cut leaves too, but for leftovers in tmp/, is tried once.
+                let left = step.disk.after_a_cut(call, seeds);
+                *cuts += left.len();
+                let fresh = left.into_iter().filter(|tree| seen.insert(tree.digest(Path::new("/repo/tmp"))));
+                states.extend(fresh.map(|tree| (call, tree)));
+            }
+            *calls += step.calls.len();
+            *different += states.len();
+            on_all_cores(states.len(), |which| {
+                let (call, tree) = &states[which];
+                let place = format!("life {life}, step {number}, {}, call {call}, state {which}", step.name);
+                story.survives(step, tree, &place);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
         }
-        let counts = tried.entry(step.name).or_default();
-        counts.0 += step.calls.len();
-        counts.1 += states.len();
-        on_all_cores(states.len(), |which| {
-            let (call, tree) = &states[which];
-            story.survives(step, tree, &format!("step {number}, {}, call {call}, state {which}", step.name));
-            Ok::<(), ()>(())
-        })
-        .unwrap();
     }
-    let total: usize = tried.values().map(|(_, states)| states).sum();
-    println!("{total} states after power cuts; calls and states: {tried:?}");
-    assert!(total > 1_000, "{total} states");
+    let total: [usize; 3] = std::array::from_fn(|place| tried.values().map(|counts| counts[place]).sum());
+    println!("power cuts: [calls, states, different but for tmp/] {total:?}: {tried:?}");
+    assert!(total[2] > 150 * lives as usize, "{total:?}");
 }
 
 /// A disk that fails from some call on: nobody claims success, and what was there stays.
 #[test]
 fn a_disk_that_fails_is_never_called_a_success() {
-    let story = Story::new();
+    let story = Story::new(0);
     let failures = AtomicUsize::new(0);
     for step in &story.steps {
         if matches!(step.name, "init" | "repair") {
