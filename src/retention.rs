@@ -86,6 +86,14 @@ pub fn decide(candidates: &[Candidate], policy: &Policy, now: Stamp) -> Vec<Verd
         for (stamp, reason) in kept(&own, policy) {
             reasons.entry(stamp).or_default().push(format!("{reason} of {source}"));
         }
+        // One that failed a validation may be mended: it stays as long as it would if it were valid.
+        let holds = |candidate: &&&Candidate| !candidate.is_safety && candidate.sources.contains(source);
+        let all: Vec<Stamp> = ordered.iter().rev().filter(holds).map(|candidate| candidate.stamp).collect();
+        for (stamp, reason) in kept(&all, policy) {
+            if !own.contains(&stamp) {
+                reasons.entry(stamp).or_default().push(format!("invalid, but {reason} of {source}"));
+            }
+        }
     }
     let oldest_young = now.unix().saturating_sub_unsigned(policy.safety.as_secs());
     for candidate in &ordered {

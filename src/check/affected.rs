@@ -1,11 +1,14 @@
 //! Which snapshots, sources and files need chunks that are lost.
 
-use crate::format::{ChunkRef, Content, Entry, Node, SourceRecord};
+use crate::format::{ChunkRef, Content, Entry, EntryKind, Node, SourceRecord};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError, Snapshot};
 use crate::stamp::Stamp;
 use std::collections::{HashMap, HashSet};
+
+/// So many places of one file are told.
+const MOST_LOST: usize = 100_000;
 
 /// A file, or a directory whose listing is lost, that a snapshot can't give back whole.
 #[derive(Debug, Clone)]
@@ -65,25 +68,41 @@ impl<'r> Tracer<'r> {
             lost: Vec::new(),
             is_list_lost: false,
         };
-        let (mut at, mut below) = (0u64, Vec::new());
+        let (mut at, mut below, mut unlisted) = (0u64, Vec::new(), 0);
+        let is_file = entry.kind == EntryKind::File;
         let mut waiting = match &entry.content {
-            Content::Sequence(root) => vec![root.id],
+            Content::Sequence(root) => vec![(root.id, root.weight)],
             Content::Chunks(chunks) => {
                 self.list(chunks, &mut at, &mut affected);
                 Vec::new()
             }
             Content::Empty => Vec::new(),
         };
-        while let Some(id) = waiting.pop() {
+        while let Some((id, weight)) = waiting.pop() {
             if self.progress.interrupted() {
                 return Err(RepositoryError::Interrupted);
             }
+            // A crafted tree may come to the same loss again and again.
+            if affected.lost.len() >= MOST_LOST {
+                break;
+            }
             if self.lost.contains(&id) {
                 affected.is_list_lost = true;
+                at += weight;
+                unlisted += 1;
+                if unlisted >= MOST_LOST {
+                    break;
+                }
+                continue;
+            }
+            if is_file && self.is_node_whole(id)? {
+                at += weight;
                 continue;
             }
             match self.repository.read_node(&id)? {
-                Node::Inner { children, .. } => waiting.extend(children.iter().rev().map(|child| child.id)),
+                Node::Inner { children, .. } => {
+                    waiting.extend(children.iter().rev().map(|child| (child.id, child.weight)))
+                }
                 Node::Chunks(chunks) => self.list(&chunks, &mut at, &mut affected),
                 Node::Entries(entries) => below.extend(entries),
             }

@@ -42,6 +42,8 @@ pub struct Checked {
     pub problems: Vec<Problem>,
     pub notes: Vec<String>,
     pub affected: Vec<Affected>,
+    /// So many more than are listed.
+    pub more_affected: u64,
     pub packs: u64,
     pub index_files: u64,
     pub chunks: u64,
@@ -65,9 +67,20 @@ pub fn check(
     scope: Scope,
     progress: &dyn Progress,
 ) -> Result<Checked, RepositoryError> {
+    inspect(repository, scope, HashSet::new(), progress)
+}
+
+/// As `check`, but what is in doubt already is read in any case.
+pub(super) fn inspect(
+    repository: &Repository,
+    scope: Scope,
+    doubtful: HashSet<u64>,
+    progress: &dyn Progress,
+) -> Result<Checked, RepositoryError> {
     let snapshots = repository.snapshots()?;
     let files = check_files(repository, &snapshots)?;
     let mut found = compare_indexes(repository, progress)?;
+    found.doubtful.extend(doubtful);
     if let ReadData::Part(part) = scope.read_data {
         read_packs(repository, part, &mut found, progress)?;
     }
@@ -96,7 +109,7 @@ pub fn check(
     };
     let survey = Survey::new(repository, &staying, &repository.condemned()?, &mut look, progress)?;
     lost.extend(survey.lost.iter().map(|(_, node)| node.node));
-    let affected = trace(repository, &staying, &lost, progress)?;
+    let (affected, more_affected) = trace(repository, &staying, &lost, progress)?;
     let mut problems = files.problems;
     problems.append(&mut found.problems);
     problems.dedup();
@@ -119,6 +132,7 @@ pub fn check(
         problems,
         notes,
         affected,
+        more_affected,
         packs: survey.packs.len() as u64,
         index_files: found.index_files,
         chunks: found.chunks,
@@ -138,21 +152,29 @@ fn reads(repository: &Repository, id: &Id) -> Result<bool, RepositoryError> {
     }
 }
 
-/// What of these snapshots needs what is lost.
-pub(super) fn trace(
+/// More files than these are counted only.
+const MOST_AFFECTED: usize = 10_000;
+
+/// What of these snapshots needs what is lost, the newest first, and how much more there is.
+fn trace(
     repository: &Repository,
     snapshots: &[&Snapshot],
     lost: &HashSet<Id>,
     progress: &dyn Progress,
-) -> Result<Vec<Affected>, RepositoryError> {
+) -> Result<(Vec<Affected>, u64), RepositoryError> {
+    let (mut affected, mut more) = (Vec::new(), 0);
     if lost.is_empty() {
-        return Ok(Vec::new());
+        return Ok((affected, more));
     }
     progress.begin("finding what is concerned", None);
     let mut tracer = Tracer::new(repository, lost, progress);
-    let mut affected = Vec::new();
-    for snapshot in snapshots {
-        affected.extend(tracer.snapshot(snapshot)?);
+    for snapshot in snapshots.iter().rev() {
+        let mut found = tracer.snapshot(snapshot)?;
+        // Of every snapshot at least one, so that it is known to be concerned.
+        let room = MOST_AFFECTED.saturating_sub(affected.len()).max(1);
+        more += found.len().saturating_sub(room) as u64;
+        found.truncate(room);
+        affected.extend(found);
     }
-    Ok(affected)
+    Ok((affected, more))
 }

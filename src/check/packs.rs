@@ -7,24 +7,26 @@ use crate::format::{IndexFile, IndexedPack, Key, ListedPack, Pack};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-/// One of `of` equal parts of all packs.
+/// Some of `of` equal parts of all packs, from one on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     /// From 0.
-    pub number: u32,
+    pub first: u32,
+    pub count: u32,
     pub of: u32,
 }
 
 impl Part {
     /// All packs.
-    pub const WHOLE: Self = Self { number: 0, of: 1 };
+    pub const WHOLE: Self = Self { first: 0, count: 1, of: 1 };
 
     /// A pack belongs to one part, whatever other packs there are.
     fn holds(self, pack: &Id) -> bool {
-        pack.prefix() % u64::from(self.of.max(1)) == u64::from(self.number)
+        let of = u64::from(self.of.max(1));
+        (pack.prefix() % of + of - u64::from(self.first) % of) % of < u64::from(self.count)
     }
 }
 
@@ -32,7 +34,7 @@ impl Part {
 #[derive(Default)]
 pub struct Found {
     pub problems: Vec<Problem>,
-    /// Chunks of which a copy is damaged, or gone with its pack, by how their ids begin.
+    /// Chunks of which a copy is damaged, by how their ids begin.
     pub doubtful: HashSet<u64>,
     /// Packs that are damaged.
     pub damaged: Vec<Id>,
@@ -51,12 +53,18 @@ pub fn compare_indexes(repository: &Repository, progress: &dyn Progress) -> Resu
     let index = repository.index()?;
     let mut found = Found::default();
     let mut waiting: HashSet<Id> = index.packs().keys().copied().collect();
-    let mut void: HashMap<Id, ListedPack> = HashMap::new();
+    let mut void: HashSet<Id> = HashSet::new();
     for (name, _) in index.files() {
         found.index_files += 1;
         let key = Key::Index(*name).path();
         let IndexFile { packs } = match index.read_file(name)? {
             Ok(file) => file,
+            // A prune has put it together with others meanwhile.
+            Err(_)
+                if repository.backend().size(&key).is_err_and(|error| error.kind == ErrorKind::NotFound) =>
+            {
+                continue;
+            }
             Err(detail) => {
                 found.problems.push(Problem::damaged(key, detail));
                 continue;
@@ -67,7 +75,7 @@ pub fn compare_indexes(repository: &Repository, progress: &dyn Progress) -> Resu
             if waiting.remove(&listed.pack) {
                 one_pack(repository, listed.pack, Some((&key, &listed)), &mut found)?;
             } else if !index.has_pack(&listed.pack) {
-                void.insert(listed.pack, listed);
+                void.insert(listed.pack);
             }
         }
     }
@@ -77,7 +85,6 @@ pub fn compare_indexes(repository: &Repository, progress: &dyn Progress) -> Resu
         }
     }
     found.void = void.len() as u64;
-    found.doubtful.extend(void.values().flat_map(|pack| pack.chunks.iter().map(|chunk| chunk.prefix)));
     Ok(found)
 }
 

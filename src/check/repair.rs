@@ -1,12 +1,12 @@
 //! Makes a damaged repository sound again, as far as its bytes, and the live sources, allow. What is removed is kept aside.
 
 use super::affected::Affected;
-use super::inspect::{Checked, ReadData, Scope, check};
+use super::inspect::{Checked, ReadData, Scope, check, inspect};
 use super::packs::Part;
 use crate::backend::ErrorKind;
 use crate::format::{
-    DoomedFile, Finding, IndexFile, IndexedPack, Key, Level, ListedPack, Manifest, Pack, PackKind, ProofFile,
-    Severity,
+    ChunkRecord, DoomedFile, Finding, IndexFile, Key, Level, ListedChunk, ListedPack, Manifest, Pack,
+    PackKind, ProofFile, Severity,
 };
 use crate::id::Id;
 use crate::progress::Progress;
@@ -48,7 +48,7 @@ pub fn repair(
 ) -> Result<(Repaired, Checked), RepositoryError> {
     let repository = open()?;
     let _alone = repository.lock("prune", patience)?;
-    let _no_writers = repository.lock_out_writers(patience)?;
+    let _no_writers = repository.lock_out_others(patience)?;
     let scope = Scope { read_data: ReadData::Part(Part::WHOLE) };
     let checked = check(&repository, scope, progress)?;
     let batch = format!("quarantine/{}", Stamp::from_nanos(now_nanos()));
@@ -61,7 +61,8 @@ pub fn repair(
     let mut done = repair.done;
     // What was written and put aside is read anew.
     let repository = open()?;
-    let after = check(&repository, Scope { read_data: ReadData::None }, progress)?;
+    let doubtful = checked.found.doubtful.clone();
+    let after = inspect(&repository, Scope { read_data: ReadData::None }, doubtful, progress)?;
     mark(&repository, &after, &mut done)?;
     Ok((done, after))
 }
@@ -69,20 +70,26 @@ pub fn repair(
 impl Repair<'_> {
     /// Moves a file aside, byte for byte.
     fn quarantine(&mut self, key: &str) -> Result<(), RepositoryError> {
-        self.keep_aside(key)?;
-        Ok(self.repository.backend().delete(key)?)
+        if self.keep_aside(key)? {
+            self.repository.backend().delete(key)?;
+        }
+        Ok(())
     }
 
-    /// Copies a file aside, byte for byte.
-    fn keep_aside(&mut self, key: &str) -> Result<(), RepositoryError> {
+    /// Copies a file aside, byte for byte. What can't be read stays where it is.
+    fn keep_aside(&mut self, key: &str) -> Result<bool, RepositoryError> {
         let bytes = match self.repository.backend().get(key) {
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind == ErrorKind::Other => {
+                self.done.actions.push(format!("{key} can't be read and stays where it is: {error}"));
+                return Ok(false);
+            }
             other => other?,
         };
         let aside = format!("{}/{key}", self.batch);
         self.repository.backend().put(&aside, &bytes)?;
         self.done.quarantined.push((key.to_owned(), aside));
-        Ok(())
+        Ok(true)
     }
 
     /// Names and manifests that don't prove themselves. A name is written anew where a manifest tells it.
@@ -170,26 +177,58 @@ impl Repair<'_> {
             return Ok(());
         }
         let listed = self.listed(damaged)?;
+        // All of them go: what two of them hold is nowhere else.
+        let going: HashSet<Id> = damaged.iter().copied().collect();
+        for pack in damaged {
+            self.keep_aside(&Key::Pack(*pack).path())?;
+        }
         let writer = ChunkWriter::new(self.repository, Trust::Index);
         for pack in damaged {
             let before = self.done.salvaged_chunks;
+            // What a trailer says may be what is damaged: what the index says of a place is tried too.
+            let mut places: BTreeMap<u64, (Option<ChunkRecord>, Option<&ListedChunk>)> = BTreeMap::new();
+            let mut kind = None;
+            if let Some(listed) = listed.get(pack) {
+                kind = Some(listed.kind);
+                for (offset, chunk) in listed.places() {
+                    places.entry(offset).or_default().1 = Some(chunk);
+                }
+            }
             match self.repository.read_trailer(*pack) {
-                Ok(trailer) => self.salvage(&writer, &trailer)?,
-                Err(RepositoryError::Damaged { .. }) => {
-                    if let Some(listed) = listed.get(pack) {
-                        self.salvage_listed(&writer, listed)?;
+                Ok(trailer) => {
+                    kind = Some(trailer.kind);
+                    let mut offset = Pack::FIRST_OFFSET;
+                    for record in trailer.records {
+                        let next = offset + u64::from(record.stored_len);
+                        places.entry(offset).or_default().0 = Some(record);
+                        offset = next;
                     }
                 }
+                Err(RepositoryError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
+            }
+            for (offset, (record, chunk)) in places {
+                self.salvage(
+                    &writer,
+                    (*pack, kind.unwrap_or(PackKind::Data)),
+                    offset,
+                    record,
+                    chunk,
+                    &going,
+                )?;
             }
             let saved = self.done.salvaged_chunks - before;
             self.done.actions.push(format!(
-                "pack {pack} is damaged: {saved} chunk(s) of it were saved, and it was put aside"
+                "pack {pack} is damaged: {saved} chunk(s) that are nowhere else were saved, and it was put aside"
             ));
         }
-        self.prove(&writer)?;
-        for pack in damaged {
-            self.quarantine(&Key::Pack(*pack).path())?;
+        let written = self.prove(&writer)?;
+        // A pack of which everything was saved, in order, is itself again, under its name.
+        for pack in damaged.iter().filter(|pack| !written.contains(pack)) {
+            let key = Key::Pack(*pack).path();
+            if self.done.quarantined.iter().any(|(from, _)| *from == key) {
+                self.repository.backend().delete(&key)?;
+            }
         }
         Ok(())
     }
@@ -207,38 +246,36 @@ impl Repair<'_> {
         Ok(listed)
     }
 
-    fn salvage(&mut self, writer: &ChunkWriter<'_>, pack: &IndexedPack) -> Result<(), RepositoryError> {
-        let (only, mut offset) = (HashSet::from([pack.pack]), Pack::FIRST_OFFSET);
-        for record in &pack.records {
-            match self.repository.read_record(pack.pack, offset, record) {
-                Ok(stored) => {
-                    if !self.repository.prove_copy_outside(&record.id, &only)? {
-                        writer.put_stored(pack.kind, record, &stored)?;
-                        self.done.salvaged_chunks += 1;
-                    }
-                }
+    /// Saves the chunk at one place, by what the trailer says of it, or else the index, if it is nowhere else.
+    fn salvage(
+        &mut self,
+        writer: &ChunkWriter<'_>,
+        (pack, kind): (Id, PackKind),
+        offset: u64,
+        record: Option<ChunkRecord>,
+        chunk: Option<&ListedChunk>,
+        going: &HashSet<Id>,
+    ) -> Result<(), RepositoryError> {
+        let mut found = None;
+        if let Some(record) = record {
+            match self.repository.read_record(pack, offset, &record) {
+                Ok(stored) => found = Some((record, stored)),
                 Err(RepositoryError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
             }
-            offset += u64::from(record.stored_len);
         }
-        Ok(())
-    }
-
-    /// Without a trailer the index tells where chunks lie, and their bytes what they are.
-    fn salvage_listed(&mut self, writer: &ChunkWriter<'_>, pack: &ListedPack) -> Result<(), RepositoryError> {
-        let only = HashSet::from([pack.pack]);
-        for (offset, chunk) in pack.places() {
-            match self.repository.read_listed(pack.pack, offset, chunk) {
-                Ok((id, plain)) => {
-                    if !self.repository.prove_copy_outside(&id, &only)? {
-                        writer.put(pack.kind, &plain)?;
-                        self.done.salvaged_chunks += 1;
-                    }
-                }
+        if let (None, Some(chunk)) = (&found, chunk) {
+            match self.repository.read_listed(pack, offset, chunk) {
+                Ok(read) => found = Some(read),
                 Err(RepositoryError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
             }
+        }
+        let Some((record, stored)) = found else { return Ok(()) };
+        let is_whole = !record.encoding.is_difference();
+        if !self.repository.prove_copy_outside(&record.id, going, is_whole)? {
+            writer.put_stored(kind, &record, &stored)?;
+            self.done.salvaged_chunks += 1;
         }
         Ok(())
     }
@@ -274,9 +311,10 @@ impl Repair<'_> {
         Ok(())
     }
 
-    fn prove(&self, writer: &ChunkWriter<'_>) -> Result<(), RepositoryError> {
-        let written = writer.finish()?;
-        written.packs.iter().try_for_each(|pack| self.repository.prove_name(pack).map(drop))
+    fn prove(&self, writer: &ChunkWriter<'_>) -> Result<Vec<Id>, RepositoryError> {
+        let written = writer.finish()?.packs;
+        written.iter().try_for_each(|pack| self.repository.prove_name(pack).map(drop))?;
+        Ok(written)
     }
 
     /// Index files that are damaged or wrong are made anew from the packs' trailers.
@@ -297,9 +335,12 @@ impl Repair<'_> {
                 Key::parse(&path).and_then(|key| if let Key::Pack(id) = key { Some(id) } else { None }),
             );
         }
+        // What this run has written isn't in the index that was loaded; what is condemned doesn't count.
+        let condemned: HashSet<Id> =
+            self.repository.condemned()?.list.iter().map(|doomed| doomed.id).collect();
         for (path, _) in self.repository.backend().list("index")? {
             let Some(Key::Index(name)) = Key::parse(&path) else { continue };
-            if wrong.contains(&path) {
+            if wrong.contains(&path) || condemned.contains(&name) {
                 continue;
             }
             if let Ok(file) = self.repository.index()?.read_file(&name)? {
@@ -308,25 +349,42 @@ impl Repair<'_> {
                 }
             }
         }
-        let mut anew = IndexFile::default();
+        let (mut anew, mut chunks, count) = (IndexFile::default(), 0, waiting.len());
         for pack in waiting {
             match self.repository.read_trailer(pack) {
-                Ok(trailer) => anew.packs.push(ListedPack::from(&trailer)),
+                Ok(trailer) => {
+                    chunks += trailer.records.len();
+                    anew.packs.push(ListedPack::from(&trailer));
+                }
                 Err(RepositoryError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
             }
+            if chunks >= FULL_CHUNKS {
+                self.write_index(&mut anew)?;
+                chunks = 0;
+            }
         }
-        if !anew.packs.is_empty() {
-            let bytes = anew.encode();
-            self.repository.backend().put(&Key::Index(Id::of(&bytes)).path(), &bytes)?;
-            let count = anew.packs.len();
+        self.write_index(&mut anew)?;
+        if count > 0 {
             self.done
                 .actions
-                .push(format!("{count} pack(s) were listed in a new index file, by their trailers"));
+                .push(format!("{count} pack(s) were listed in new index files, by their trailers"));
         }
         wrong.iter().try_for_each(|file| self.quarantine(file))
     }
+
+    fn write_index(&self, file: &mut IndexFile) -> Result<(), RepositoryError> {
+        let file = std::mem::take(file);
+        if file.packs.is_empty() {
+            return Ok(());
+        }
+        let bytes = file.encode();
+        Ok(self.repository.backend().put(&Key::Index(Id::of(&bytes)).path(), &bytes)?)
+    }
 }
+
+/// A new index file is ended here.
+const FULL_CHUNKS: usize = 250_000;
 
 /// Snapshots that lost data are invalid from now on; those that were whole, and were said not to be, aren't judged here.
 fn mark(repository: &Repository, after: &Checked, done: &mut Repaired) -> Result<(), RepositoryError> {

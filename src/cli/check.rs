@@ -8,9 +8,10 @@ use super::format_text::{bytes, name};
 use super::report::Report;
 use crate::check::{Affected, Checked, Part, ReadData, Repaired, Scope, check, repair};
 use crate::progress::Progress;
-use crate::repository::Snapshot;
+use crate::repository::{Repository, Snapshot};
 use crate::stamp::{Stamp, now_nanos};
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -18,11 +19,13 @@ use std::path::PathBuf;
 
 /// So many concerned files are told to a person; a script gets all.
 const SHOWN: usize = 20;
+/// So often a repository is checked from which something goes away meanwhile.
+const TRIES: u32 = 4;
 
 /// Every key of `check`'s JSON document.
 pub fn skeleton() -> Value {
     json!({
-        "valid": null, "errors": [], "findings": [], "affected": [], "notes": [], "snapshots": 0, "packs": 0, "index_files": 0,
+        "valid": null, "errors": [], "findings": [], "affected": [], "more_affected": 0, "notes": [], "snapshots": 0, "packs": 0, "index_files": 0,
         "chunks": 0, "unreferenced_packs": 0, "unreferenced_bytes": 0, "read_bytes": 0, "part": null,
     })
 }
@@ -46,11 +49,10 @@ pub fn run(context: &Context, arguments: &args::Check, progress: &dyn Progress) 
         None => ReadData::None,
         Some(text) => ReadData::Part(part(text).map_err(Failure::usage)?),
     };
-    let repository = context.open()?;
-    let checked = check(&repository, Scope { read_data }, progress)?;
+    let (repository, checked) = steady(context, Scope { read_data }, progress)?;
     let mut keys = keys(&checked);
     if let ReadData::Part(part) = read_data {
-        keys.insert("part".into(), json!({ "number": part.number + 1, "of": part.of }));
+        keys.insert("part".into(), json!({ "first": part.first + 1, "count": part.count, "of": part.of }));
     }
     let warnings: Vec<String> = checked.notes.iter().cloned().chain(repository.warnings()).collect();
     if checked.is_sound() {
@@ -67,6 +69,30 @@ pub fn run(context: &Context, arguments: &args::Check, progress: &dyn Progress) 
     failure.keys = keys;
     failure.warnings = warnings;
     Err(failure)
+}
+
+/// A prune that goes on beside a check may remove what is being looked at: then it is looked at again.
+fn steady(
+    context: &Context,
+    scope: Scope,
+    progress: &dyn Progress,
+) -> Result<(Repository, Checked), Failure> {
+    for _ in 1..TRIES {
+        let repository = context.open()?;
+        let before = (names(&repository, "snapshots")?, names(&repository, "packs")?);
+        let checked = check(&repository, scope, progress)?;
+        let after = (names(&repository, "snapshots")?, names(&repository, "packs")?);
+        if checked.is_sound() || (before.0.is_subset(&after.0) && before.1.is_subset(&after.1)) {
+            return Ok((repository, checked));
+        }
+    }
+    let repository = context.open()?;
+    let checked = check(&repository, scope, progress)?;
+    Ok((repository, checked))
+}
+
+fn names(repository: &Repository, directory: &str) -> Result<HashSet<String>, Failure> {
+    Ok(repository.backend().list(directory)?.into_iter().map(|(path, _)| path).collect())
 }
 
 /// Repairs the repository.
@@ -149,8 +175,9 @@ fn live_bytes(
             segment.offset + (at - before)
         }
     };
-    let file =
-        std::fs::File::open(path).ok().filter(|file| file.metadata().is_ok_and(|found| found.is_file()))?;
+    // A pipe in its place would be waited for.
+    std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
+    let file = std::fs::File::open(path).ok()?;
     let mut bytes = vec![0; len as usize];
     file.read_exact_at(&mut bytes, place).ok()?;
     Some(bytes)
@@ -161,15 +188,15 @@ fn part(text: &str) -> Result<Part, String> {
     let wrong = || format!("--read-data={text}: write a percentage, as in 10%, or a part, as in 3/10");
     if let Some((number, of)) = text.split_once('/') {
         let (number, of): (u32, u32) = number.parse().ok().zip(of.parse().ok()).ok_or_else(wrong)?;
-        return if (1..=of).contains(&number) { Ok(Part { number: number - 1, of }) } else { Err(wrong()) };
+        let is_part = (1..=of).contains(&number);
+        return if is_part { Ok(Part { first: number - 1, count: 1, of }) } else { Err(wrong()) };
     }
     let percent: u32 = text.trim_end_matches('%').parse().map_err(|_| wrong())?;
     if !(1..=100).contains(&percent) {
         return Err(wrong());
     }
-    let of = 100u32.div_ceil(percent);
     let day = Stamp::from_nanos(now_nanos()).day().unsigned_abs();
-    Ok(Part { number: (day % u64::from(of)) as u32, of })
+    Ok(Part { first: (day * u64::from(percent) % 100) as u32, count: percent, of: 100 })
 }
 
 fn keys(checked: &Checked) -> Map<String, Value> {
@@ -195,6 +222,7 @@ fn keys(checked: &Checked) -> Map<String, Value> {
         "errors": errors,
         "findings": findings,
         "affected": affected,
+        "more_affected": checked.more_affected,
         "notes": checked.notes,
         "snapshots": checked.snapshots.list.len(),
         "packs": checked.packs,
@@ -243,8 +271,9 @@ fn problem_lines(checked: &Checked) -> Vec<String> {
         };
         lines.push(format!("snapshot {}, {place}: {what}", one.stamp));
     }
-    if checked.affected.len() > SHOWN {
-        lines.push(format!("and {} more (--json lists all)", checked.affected.len() - SHOWN));
+    let more = checked.affected.len().saturating_sub(SHOWN) as u64 + checked.more_affected;
+    if more > 0 {
+        lines.push(format!("and {more} more (--json lists {})", checked.affected.len()));
     }
     lines
 }

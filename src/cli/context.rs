@@ -151,8 +151,10 @@ impl Context {
     /// The snapshots of a repository that restores need which aren't closed.
     pub fn needed_by_restores(&self, repository: Id) -> HashSet<Stamp> {
         let (journals, _) = self.journals();
-        let open = journals.iter().filter(|open| open.is_open() && open.journal.repository == repository);
-        open.flat_map(needed_by).collect()
+        let of_repository = journals.iter().filter(|open| open.journal.repository == repository);
+        // What an undo doesn't hold itself it takes from the goal, also when the restore is finished.
+        let is_needed = |open: &&OpenJournal| open.is_open() || open.journal.has_undo;
+        of_repository.filter(is_needed).flat_map(needed_by).collect()
     }
 
     /// The restore that was interrupted at, above or below one of these places.

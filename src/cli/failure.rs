@@ -162,6 +162,8 @@ impl From<RepositoryError> for Failure {
                 "a pack is missing; `icecore validate --all` tells which snapshots are affected, and \
                  `icecore backup --reread` stores again what the source still has",
             ),
+            RepositoryError::PrunedMeanwhile { .. } => Self::new(ExitCode::Busy, "pruned_meanwhile", message)
+                .hint("nothing was published; run it again. A prune with a longer --grace (the usual 24h) hurts no backup"),
             RepositoryError::NoSnapshot { .. } => Self::new(ExitCode::NoSnapshot, "no_such_snapshot", message),
             RepositoryError::Busy { .. } => {
                 Self::new(ExitCode::Busy, "busy", message).hint("it is left alone; --retry-lock 5m waits for it")

@@ -8,13 +8,14 @@ use super::list::notes;
 use super::report::Report;
 use crate::backend::LocalBackend;
 use crate::config::{GRACE, parse_duration};
-use crate::flow::{forget_others, verdicts};
+use crate::flow::verdicts;
 use crate::progress::Progress;
 use crate::prune::{PruneOptions, Pruned, preview, prune};
 use crate::repository::{Repository, Snapshot, Snapshots};
 use crate::retention::{Policy, Verdict};
 use crate::stamp::{Stamp, now_nanos};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Every key of the JSON document.
@@ -44,8 +45,7 @@ pub fn run(context: &Context, arguments: &args::Prune, progress: &dyn Progress) 
         report(context, &verdicts, &going, &pruned, true)
     } else {
         LocalBackend::new(context.repository_path()?).remove_stale_temporaries();
-        let forgotten = forget_others(&repository, &snapshots, &verdicts)?;
-        let pruned = freed(context, &repository, grace, progress)?;
+        let (forgotten, pruned) = freed(context, &repository, &verdicts, grace, progress)?;
         report(context, &verdicts, &forgotten, &pruned, false)
     };
     report.warnings.extend(repository.warnings());
@@ -64,9 +64,8 @@ pub fn afterwards(
     let needed = context.needed_by_restores(repository.id());
     let now = Stamp::from_nanos(now_nanos());
     let verdicts = verdicts(&snapshots, &context.profile, &policy, &needed, now);
-    let forgotten = forget_others(repository, &snapshots, &verdicts)?;
     let grace = context.config.as_ref().map_or(GRACE, |config| config.grace);
-    let pruned = freed(context, repository, Some(grace), progress)?;
+    let (forgotten, pruned) = freed(context, repository, &verdicts, Some(grace), progress)?;
     let report = report(context, &verdicts, &forgotten, &pruned, false);
     Ok((Value::Object(report.keys), report.warnings))
 }
@@ -74,15 +73,26 @@ pub fn afterwards(
 fn freed(
     context: &Context,
     repository: &Repository,
+    verdicts: &[Verdict],
     grace: Option<Duration>,
     progress: &dyn Progress,
-) -> Result<Pruned, Failure> {
+) -> Result<(Vec<Stamp>, Pruned), Failure> {
     let options = PruneOptions { grace, patience: context.patience()? };
-    prune(repository, &options, progress).map_err(|error| {
-        let failure = Failure::from(error);
-        let kept = "what was forgotten is forgotten, everything else is as it was";
-        Failure { message: failure.message.replace("nothing was published", kept), ..failure }
-    })
+    let going: HashSet<Stamp> = verdicts.iter().filter(|one| !one.stays()).map(|one| one.stamp).collect();
+    let mut forgotten = Vec::new();
+    let pruned = prune(repository, &options, &going, &mut forgotten, progress).map_err(|error| {
+        let mut failure = Failure::from(error);
+        let stamps: Vec<String> = forgotten.iter().map(Stamp::to_string).collect();
+        let left = match stamps.len() {
+            0 => "nothing was forgotten or freed".to_owned(),
+            count => format!("{count} snapshot(s) were forgotten; the next prune frees their space"),
+        };
+        failure.message = failure.message.replace("; nothing was published", "");
+        failure.message.push_str(&format!("; {left}"));
+        failure.keys.insert("forgotten".into(), json!(stamps));
+        failure
+    })?;
+    Ok((forgotten, pruned))
 }
 
 fn policy(context: &Context, arguments: &args::Prune) -> Result<Policy, Failure> {

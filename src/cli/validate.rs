@@ -30,6 +30,7 @@ pub fn run(
     let level = if arguments.quick { Level::Quick } else { Level::Full };
     let limit = arguments.max_age.as_deref().map(parse_duration).transpose().map_err(Failure::usage)?;
     let repository = context.open()?;
+    let _in_use = repository.lock_for_use(context.patience()?)?;
     let snapshots = repository.snapshots()?;
     let wanted: Vec<&Snapshot> = match &arguments.stamp {
         Some(stamp) => vec![find(&snapshots, stamp, &context.profile, None)?],

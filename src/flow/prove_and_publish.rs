@@ -63,7 +63,7 @@ pub fn prove_and_publish(
         lock.map_err(|error| Unpublished { error: error.into(), warnings: Vec::new() })
     };
     let _running = locked(repository.lock(&format!("backup-{profile}"), request.patience))?;
-    let _writing = locked(repository.lock_for_writing(request.patience))?;
+    let _writing = locked(repository.lock_for_use(request.patience))?;
     let mut warnings = Vec::new();
     prove_and_publish_alone(repository, request, &mut warnings, progress).map_err(|error| {
         if let Err(hook) = request.hooks.tell_failure(profile, &error.to_string()) {
@@ -112,7 +112,7 @@ fn prove_and_publish_alone(
     ended?;
     warnings.extend(draft.warnings);
     let mut manifest = draft.manifest;
-    let mut relies_on = secure(&writer, &manifest, warnings, progress)?;
+    let mut relies_on = secure(&writer, &manifest, false, warnings, progress)?;
     let options = ValidateOptions {
         depth: request.depth,
         temporary_directory: &request.backup.options.temporary_directory,
@@ -129,7 +129,7 @@ fn prove_and_publish_alone(
     }
     // The proof takes a while, and a prune may have condemned something since.
     while !is_still_lasting(repository, &relies_on)? {
-        relies_on = secure(&writer, &manifest, warnings, progress)?;
+        relies_on = secure(&writer, &manifest, true, warnings, progress)?;
         prove_packs(repository, &writer.finish()?.packs, progress)?;
     }
     let manifest_id = repository.publish(&mut manifest)?;
@@ -142,10 +142,12 @@ fn prove_and_publish_alone(
 fn secure(
     writer: &ChunkWriter<'_>,
     manifest: &Manifest,
+    is_doubtful: bool,
     warnings: &mut Vec<String>,
     progress: &dyn Progress,
 ) -> Result<Option<HashSet<Id>>, RepositoryError> {
-    let Some(rescued) = rescue(writer.repository(), manifest, writer, progress)? else { return Ok(None) };
+    let rescued = rescue(writer.repository(), manifest, writer, is_doubtful, progress)?;
+    let Some(rescued) = rescued else { return Ok(None) };
     if rescued.stored_again > 0 {
         warnings.push(format!(
             "a prune condemned packs during this run: {} chunk(s) that lay there were stored again",

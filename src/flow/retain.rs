@@ -1,6 +1,6 @@
 //! Applies a retention policy to the snapshots of one profile.
 
-use crate::repository::{Repository, RepositoryError, Snapshot, Snapshots};
+use crate::repository::{Snapshot, Snapshots};
 use crate::retention::{Candidate, Policy, Verdict, decide};
 use crate::stamp::Stamp;
 use std::collections::HashSet;
@@ -33,21 +33,4 @@ fn candidate(snapshot: &Snapshot) -> Candidate {
         is_pinned: snapshot.pinned,
         is_safety: snapshot.manifest.is_safety(),
     }
-}
-
-/// Forgets what doesn't stay; what was pinned meanwhile does.
-pub fn forget_others(
-    repository: &Repository,
-    snapshots: &Snapshots,
-    verdicts: &[Verdict],
-) -> Result<Vec<Stamp>, RepositoryError> {
-    let going = verdicts.iter().filter(|verdict| !verdict.stays());
-    let mut forgotten = Vec::new();
-    for snapshot in going.filter_map(|verdict| snapshots.get(verdict.stamp)) {
-        if !repository.is_pinned(snapshot.stamp)? {
-            repository.forget(snapshot)?;
-            forgotten.push(snapshot.stamp);
-        }
-    }
-    Ok(forgotten)
 }

@@ -88,7 +88,7 @@ pub fn save_before(
         SaveTo::Repository => repository.snapshots()?,
         SaveTo::Undo => Snapshots::default(),
     };
-    let _writing = repository.lock_for_writing(Duration::ZERO)?;
+    let _writing = repository.lock_for_use(Duration::ZERO)?;
     let writer = ChunkWriter::new(repository, Trust::Index);
     let (author, scratch) = (saving.author, saving.temporary_directory);
     let draft = save_raw(&writer, saving.goals, &snapshots, sources, author, scratch, progress)?;
@@ -109,7 +109,7 @@ pub fn save_before(
         source.proof =
             Some(Proof { level: Level::Quick, validator, time_ns, inherited_from: None, findings });
     }
-    while let Some(rescued) = rescue(repository, &manifest, &writer, progress)? {
+    while let Some(rescued) = rescue(repository, &manifest, &writer, false, progress)? {
         if rescued.stored_again == 0 {
             break;
         }

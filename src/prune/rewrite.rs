@@ -42,6 +42,8 @@ pub fn rewrite(
         other => other?,
     }
     for pack in &moved.written.packs {
+        // The same chunks in the same order are the same pack.
+        moved.emptied.remove(pack);
         progress.advance(repository.prove_name(pack)?);
     }
     Ok(moved)

@@ -44,6 +44,7 @@ pub fn preview(
     grace: Option<Duration>,
     progress: &dyn Progress,
 ) -> Result<Pruned, RepositoryError> {
+    check_names(repository, &repository.snapshots()?, &mut Grace::Now, &mut Vec::new())?;
     let condemned = repository.condemned()?;
     let survey = sound_survey(repository, staying, &condemned, progress)?;
     let grace = grace.map_or(Grace::Now, Grace::For);
@@ -71,26 +72,42 @@ pub fn preview(
     Ok(pruned)
 }
 
-/// Frees what no snapshot reaches. Interrupted anywhere, nothing is lost, and the next prune goes on.
+/// Forgets these snapshots, and frees what no other reaches. Interrupted anywhere, nothing is lost, and the next prune goes on. What
+/// was forgotten is told as it goes. Nothing is, unless everything that stays can be followed.
 ///
 /// First goes what was condemned long enough ago and is still not needed, then what is needed moves out of packs that are mostly
 /// garbage, then what is garbage now is condemned. Before a pack is deleted each needed chunk in it was read elsewhere.
 pub fn prune(
     repository: &Repository,
     options: &PruneOptions,
+    going: &HashSet<Stamp>,
+    forgotten: &mut Vec<Stamp>,
     progress: &dyn Progress,
 ) -> Result<Pruned, RepositoryError> {
     let _alone = repository.lock("prune", options.patience)?;
     let _no_writers =
-        options.grace.is_none().then(|| repository.lock_out_writers(options.patience)).transpose()?;
-    let snapshots = repository.snapshots()?;
+        options.grace.is_none().then(|| repository.lock_out_others(options.patience)).transpose()?;
+    // A run that isn't published yet has packs that nobody needs so far.
+    let is_in_use = options.grace.is_some() && repository.has_users()?;
+    let mut snapshots = repository.snapshots()?;
     let mut pruned = Pruned::default();
     let mut grace = options.grace.map_or(Grace::Now, Grace::For);
-    check_names(&snapshots, &mut grace, &mut pruned.warnings)?;
+    check_names(repository, &snapshots, &mut grace, &mut pruned.warnings)?;
     let condemned = repository.condemned()?;
-    let staying: Vec<&Snapshot> = snapshots.list.iter().collect();
+    let stays = |snapshot: &&Snapshot| !going.contains(&snapshot.stamp) || snapshot.pinned;
+    let staying: Vec<&Snapshot> = snapshots.list.iter().filter(stays).collect();
     let survey = sound_survey(repository, &staying, &condemned, progress)?;
-    let run = Run { repository, survey: &survey, grace, now_ns: now_nanos(), progress };
+    for snapshot in snapshots.list.iter().filter(|snapshot| !stays(snapshot)) {
+        repository.forget(snapshot)?;
+        forgotten.push(snapshot.stamp);
+    }
+    snapshots.list.retain(|snapshot| stays(&snapshot));
+    if is_in_use {
+        pruned
+            .warnings
+            .push("a backup is running: what nobody needs so far is condemned by a later prune".into());
+    }
+    let run = Run { repository, survey: &survey, grace, is_in_use, now_ns: now_nanos(), progress };
     run.carry_out(&snapshots, &condemned, &mut pruned)?;
     Ok(pruned)
 }
@@ -115,6 +132,7 @@ fn sound_survey(
 
 /// What a name hides may be needed.
 fn check_names(
+    repository: &Repository,
     snapshots: &Snapshots,
     grace: &mut Grace,
     warnings: &mut Vec<String>,
@@ -124,6 +142,19 @@ fn check_names(
             file,
             format!("it hides a snapshot, and what that needs: {detail}"),
         ));
+    }
+    if snapshots.list.is_empty() && snapshots.arriving.is_empty() {
+        // A directory that is empty by mistake must not cost everything.
+        for (path, _) in repository.backend().list("manifests")? {
+            if let Some(Key::Manifest(id)) = Key::parse(&path)
+                && repository.read_manifest(&id).is_ok()
+            {
+                return Err(RepositoryError::damaged(
+                    "snapshots",
+                    format!("it names nothing, but there is {path}"),
+                ));
+            }
+        }
     }
     if let Some(arriving) = snapshots.arriving.first() {
         warnings.push(format!(
@@ -140,6 +171,8 @@ struct Run<'a> {
     repository: &'a Repository,
     survey: &'a Survey,
     grace: Grace,
+    /// Somebody may be about to publish.
+    is_in_use: bool,
     now_ns: i64,
     progress: &'a dyn Progress,
 }
@@ -151,15 +184,23 @@ impl Run<'_> {
         condemned: &Condemned,
         pruned: &mut Pruned,
     ) -> Result<(), RepositoryError> {
-        let fates = fates(&self.survey.packs, self.grace, self.now_ns);
+        let mut fates = fates(&self.survey.packs, self.grace, self.now_ns);
+        for (pack, fate) in self.survey.packs.iter().zip(&mut fates) {
+            if self.is_in_use && *fate == Fate::Doomed && pack.doomed_since.is_none() {
+                *fate = Fate::Stays;
+            }
+        }
         let of_fate = |wanted: Fate| {
             let packs = self.survey.packs.iter().zip(&fates).filter(move |(_, fate)| **fate == wanted);
             packs.map(|(pack, _)| pack.id).collect::<Vec<Id>>()
         };
         pruned.pardoned_files = of_fate(Fate::Pardoned).len() as u64;
         let mut list: BTreeMap<(DoomedKind, Id), i64> = BTreeMap::new();
+        let index = self.repository.index()?;
         for doomed in &condemned.list {
-            list.insert((doomed.kind, doomed.id), doomed.since_ns);
+            if doomed.kind != DoomedKind::Pack || index.has_pack(&doomed.id) {
+                list.insert((doomed.kind, doomed.id), doomed.since_ns);
+            }
         }
         for pack in of_fate(Fate::Pardoned) {
             list.remove(&(DoomedKind::Pack, pack));
@@ -255,7 +296,8 @@ impl Run<'_> {
             other => other?,
         };
         for record in trailer.records.iter().filter(|record| self.survey.is_reached(record.id.prefix())) {
-            if !self.repository.prove_copy_outside(&record.id, going)? {
+            let is_whole = !record.encoding.is_difference();
+            if !self.repository.prove_copy_outside(&record.id, going, is_whole)? {
                 return Ok(Some(format!("no other copy of chunk {} reads well", record.id)));
             }
         }

@@ -16,15 +16,17 @@ pub struct Rescued {
 }
 
 /// Stores again what a draft refers to and what lies only in packs that a prune has condemned; `None` if there are none such.
-/// What is gone already is an error: the source has to be read again.
+/// What is gone already is an error: the source has to be read again. `is_doubtful`: something was gone at an earlier look.
 pub fn rescue(
     repository: &Repository,
     draft: &Manifest,
     writer: &ChunkWriter<'_>,
+    is_doubtful: bool,
     progress: &dyn Progress,
 ) -> Result<Option<Rescued>, RepositoryError> {
     let index = repository.index()?;
-    if !index.refresh()? {
+    let seen = index.refresh()?;
+    if !seen.is_less() && !is_doubtful {
         return Ok(None);
     }
     let mut rescued = Rescued { packs: HashSet::new(), stored_again: 0 };
@@ -39,12 +41,23 @@ pub fn rescue(
                 rescued.packs.extend(packs);
                 return Ok(());
             }
-            writer.put(kind, &repository.read_chunk(&id)?)?;
-            rescued.stored_again += 1;
+            match repository.read_chunk(&id) {
+                Ok(plain) => {
+                    writer.put(kind, &plain)?;
+                    rescued.stored_again += 1;
+                }
+                Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }) => {
+                    if seen.is_any_gone || is_doubtful {
+                        return Err(RepositoryError::PrunedMeanwhile { id });
+                    }
+                    // It was lost before: the proof that comes says where.
+                }
+                Err(error) => return Err(error),
+            }
             Ok(())
         })?;
-        if let Some(lost) = lost.pop() {
-            return Err(lost.error);
+        if let Some(lost) = lost.pop().filter(|_| seen.is_any_gone || is_doubtful) {
+            return Err(RepositoryError::PrunedMeanwhile { id: lost.node });
         }
     }
     if rescued.stored_again > 0 {
@@ -59,7 +72,7 @@ pub fn is_still_lasting(
     packs: &Option<HashSet<Id>>,
 ) -> Result<bool, RepositoryError> {
     let index = repository.index()?;
-    let is_less = index.refresh()?;
+    let is_less = index.refresh()?.is_less();
     Ok(match packs {
         None => !is_less,
         Some(packs) => packs.iter().all(|pack| index.is_lasting_pack(pack)),

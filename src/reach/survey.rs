@@ -69,7 +69,7 @@ impl Survey {
         }
         // A base is never a difference, so that this ends with one step.
         let mut bases = Vec::new();
-        index.each_pack(&mut |pack| {
+        index.each_listing(&mut |pack| {
             let needed = pack.chunks.iter().filter(|chunk| reached.has(chunk.prefix));
             bases.extend(needed.flat_map(|chunk| chunk.bases.iter().copied()));
             for base in bases.drain(..) {

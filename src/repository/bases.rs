@@ -133,13 +133,24 @@ impl Repository {
     ) -> Result<Option<(Vec<u8>, u32)>, RepositoryError> {
         let mut whole = self.index()?.find_all(prefix);
         whole.retain(|location| !location.encoding.is_difference());
-        let Some(location) = whole.get(nth % whole.len().max(1)) else {
-            return self.beneath().map_or(Ok(None), |beneath| beneath.read_whole(prefix, nth));
-        };
-        let stored = self.read_stored(location)?;
-        let plain = codec::decode(location.encoding, &stored, location.plain_len)
-            .map_err(|detail| self.damaged_at(location, detail))?;
-        Ok(Some((plain, location.stored_len)))
+        let (before, from) = whole.split_at(nth % whole.len().max(1));
+        let mut failure = None;
+        for location in from.iter().chain(before) {
+            let plain = self.read_stored(location).and_then(|stored| {
+                codec::decode(location.encoding, &stored, location.plain_len)
+                    .map_err(|detail| self.damaged_at(location, detail))
+            });
+            match plain {
+                Ok(plain) => return Ok(Some((plain, location.stored_len))),
+                Err(error @ RepositoryError::Damaged { .. }) => failure = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match (failure, self.beneath()) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(beneath)) => beneath.read_whole(prefix, nth),
+            (None, None) => Ok(None),
+        }
     }
 
     /// How many whole copies there are of chunks whose ids begin like this.

@@ -50,6 +50,21 @@ struct Tables {
     private: Option<tempfile::TempDir>,
 }
 
+/// What a second look at the packs found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refreshed {
+    /// Packs are gone that were there at the look before.
+    pub is_any_gone: bool,
+    pub is_any_condemned: bool,
+}
+
+impl Refreshed {
+    /// Not everything that was there can be relied on.
+    pub fn is_less(self) -> bool {
+        self.is_any_gone || self.is_any_condemned
+    }
+}
+
 /// The index of an open repository. Safe to share between threads.
 pub struct ChunkIndex {
     backend: Arc<dyn Backend>,
@@ -249,6 +264,8 @@ impl ChunkIndex {
         found.retain(|location| {
             self.has_pack(&location.pack) && places.insert((location.pack, location.offset))
         });
+        // What is condemned may be gone while the others are still there.
+        found.sort_by_key(|location| self.is_doomed(&location.pack));
         found
     }
 
@@ -268,8 +285,8 @@ impl ChunkIndex {
     }
 
     /// Lists the packs again: those that another process has pruned since count no longer, and what is condemned by now
-    /// counts as that. True if there is anything of the kind.
-    pub fn refresh(&self) -> Result<bool, RepositoryError> {
+    /// counts as that.
+    pub fn refresh(&self) -> Result<Refreshed, RepositoryError> {
         // What a prune deletes it has condemned before, so the listing of packs comes last.
         let condemned = read_doomed(&*self.backend)?.list.into_iter();
         let condemned: HashSet<Id> =
@@ -278,10 +295,11 @@ impl ChunkIndex {
         let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
         let before = packs.len();
         packs.retain(|pack, size| now.get(pack) == Some(size));
-        let is_less = packs.len() < before || !condemned.is_empty();
+        let refreshed =
+            Refreshed { is_any_gone: packs.len() < before, is_any_condemned: !condemned.is_empty() };
         drop(packs);
         *self.doomed.write().unwrap_or_else(PoisonError::into_inner) = condemned;
-        Ok(is_less)
+        Ok(refreshed)
     }
 
     /// Where a chunk lies in a pack that is there to stay, the bases of a delta too; what it is that it relies on.
@@ -347,6 +365,18 @@ impl ChunkIndex {
             }
         }
         Ok(())
+    }
+
+    /// As `each_pack`, but everything that any index file or trailer says, also what others have said of the same pack.
+    pub fn each_listing(
+        &self,
+        take: &mut dyn FnMut(&ListedPack) -> Result<(), RepositoryError>,
+    ) -> Result<(), RepositoryError> {
+        for (name, _) in &self.index_files {
+            let Ok(index) = self.read_file(name)? else { continue };
+            index.packs.iter().filter(|listed| self.has_pack(&listed.pack)).try_for_each(&mut *take)?;
+        }
+        self.each_pack(take)
     }
 
     /// An index file, or what is wrong with it.

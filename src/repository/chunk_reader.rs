@@ -57,7 +57,8 @@ impl Repository {
         let key = Key::Pack(location.pack).path();
         let stored = self.backend().get_range(&key, location.offset, u64::from(location.stored_len));
         match stored {
-            Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::NotFound) => {
+            // A sector that can't be read is as bad as a wrong one: another copy may do.
+            Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::NotFound | ErrorKind::Other) => {
                 Err(RepositoryError::damaged(key, error))
             }
             other => {
@@ -65,6 +66,16 @@ impl Repository {
                 self.count_read(stored.len());
                 Ok(stored)
             }
+        }
+    }
+
+    /// Part of a file that should be there.
+    fn read_of(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, RepositoryError> {
+        match self.backend().get_range(key, offset, len) {
+            Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::Other) => {
+                Err(RepositoryError::damaged(key, error))
+            }
+            other => Ok(other?),
         }
     }
 
@@ -102,10 +113,17 @@ impl Repository {
         Err(failure)
     }
 
-    /// Some copy of a chunk outside of these packs was read, and has its id.
-    pub fn prove_copy_outside(&self, id: &Id, packs: &HashSet<Id>) -> Result<bool, RepositoryError> {
+    /// Some copy of a chunk outside of these packs was read, and has its id. Where a whole copy is asked for a difference won't do:
+    /// it is no base.
+    pub fn prove_copy_outside(
+        &self,
+        id: &Id,
+        packs: &HashSet<Id>,
+        is_whole_needed: bool,
+    ) -> Result<bool, RepositoryError> {
         for location in self.index()?.find_all(id.prefix()) {
-            if packs.contains(&location.pack) {
+            let serves = !(is_whole_needed && location.encoding.is_difference());
+            if packs.contains(&location.pack) || !serves {
                 continue;
             }
             match self.read_at(id, &location) {
@@ -137,13 +155,13 @@ impl Repository {
         Ok(stored)
     }
 
-    /// A chunk that an index file lists, with the id that its bytes have; it must begin as the index says.
+    /// A chunk that an index file lists, as it is stored, with the record that its bytes make: its id must begin as the index says.
     pub fn read_listed(
         &self,
         pack: Id,
         offset: u64,
         chunk: &ListedChunk,
-    ) -> Result<(Id, Vec<u8>), RepositoryError> {
+    ) -> Result<(ChunkRecord, Vec<u8>), RepositoryError> {
         let ListedChunk { prefix, stored_len, plain_len, encoding, ref bases } = *chunk;
         let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
         let stored = self.read_stored(&location)?;
@@ -155,7 +173,8 @@ impl Repository {
         };
         let id = Id::of(&plain);
         if id.prefix() == prefix {
-            Ok((id, plain))
+            let bases = location.bases;
+            Ok((ChunkRecord { id, stored_len, plain_len, encoding, bases }, stored))
         } else {
             Err(self.damaged_at(&location, "a chunk has another id than the index says"))
         }
@@ -167,7 +186,7 @@ impl Repository {
         let size = self.backend().size(&key)?;
         let (mut hasher, mut at) = (IdHasher::default(), 0);
         while at < size {
-            let bytes = self.backend().get_range(&key, at, PROVE_BYTES.min(size - at))?;
+            let bytes = self.read_of(&key, at, PROVE_BYTES.min(size - at))?;
             hasher.update(&bytes);
             at += bytes.len() as u64;
         }
@@ -185,7 +204,7 @@ impl Repository {
         let records = read_trailer(self.backend(), *pack, size)?.records;
         let mut hasher = IdHasher::default();
         let mut read = |from: u64, to: u64| {
-            let bytes = self.backend().get_range(&key, from, to - from)?;
+            let bytes = self.read_of(&key, from, to - from)?;
             hasher.update(&bytes);
             Ok::<_, RepositoryError>(bytes)
         };

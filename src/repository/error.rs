@@ -24,6 +24,8 @@ pub enum RepositoryError {
     Damaged { file: String, detail: String },
     #[error("chunk {id} is in no pack of the repository")]
     MissingChunk { id: Id },
+    #[error("a prune has removed data that this run relied on (chunk {id})")]
+    PrunedMeanwhile { id: Id },
     #[error("no snapshot {stamp} in the repository")]
     NoSnapshot { stamp: Stamp },
     #[error("another run is using the repository ({what}): {holder}")]

@@ -19,7 +19,7 @@ mod snapshots;
 mod trailers;
 mod trees;
 
-pub use chunk_index::{ChunkIndex, IndexOptions};
+pub use chunk_index::{ChunkIndex, IndexOptions, Refreshed};
 pub use doomed::Condemned;
 pub use error::RepositoryError;
 pub use file_reader::FileReader;

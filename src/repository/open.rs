@@ -17,7 +17,7 @@ const README: &str = include_str!("repository_readme.txt");
 const NODE_BYTES: usize = 16 << 20;
 /// A restore saves what is there as a difference to what it puts there: it need not read that twice.
 const BASE_BYTES: usize = 24 << 20;
-/// The lock of those who publish snapshots.
+/// The lock of those who publish snapshots or read them whole.
 const WRITERS: &str = "writers";
 /// How often a lock that somebody else has is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(200);
@@ -169,13 +169,18 @@ impl Repository {
         self.lock_as(name, LockKind::Exclusive, patience)
     }
 
-    /// What every run that publishes snapshots holds, together with the others.
-    pub fn lock_for_writing(&self, patience: Duration) -> Result<Held, RepositoryError> {
+    /// What every run holds, together with others, that publishes a snapshot, or must find to its end what was there when it began.
+    pub fn lock_for_use(&self, patience: Duration) -> Result<Held, RepositoryError> {
         self.lock_as(WRITERS, LockKind::Shared, patience)
     }
 
-    /// Waits until nobody publishes snapshots, and keeps others from beginning.
-    pub fn lock_out_writers(&self, patience: Duration) -> Result<Held, RepositoryError> {
+    /// Somebody has that lock. False where there are no locks.
+    pub fn has_users(&self) -> Result<bool, RepositoryError> {
+        Ok(matches!(self.backend.try_lock(WRITERS, LockKind::Exclusive)?, Lock::Busy { .. }))
+    }
+
+    /// Waits until nobody has that lock, and keeps others from taking it.
+    pub fn lock_out_others(&self, patience: Duration) -> Result<Held, RepositoryError> {
         self.lock_as(WRITERS, LockKind::Exclusive, patience)
     }
 

@@ -212,14 +212,6 @@ impl Repository {
         Ok(())
     }
 
-    /// There is a pin.
-    pub fn is_pinned(&self, stamp: Stamp) -> Result<bool, RepositoryError> {
-        match self.backend().size(&Key::Pin(stamp).path()) {
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
-            other => Ok(other.map(|_| true)?),
-        }
-    }
-
     /// Keeps a snapshot whatever the retention policy says, or no longer.
     pub fn set_pinned(&self, stamp: Stamp, pinned: bool) -> Result<(), RepositoryError> {
         let key = Key::Pin(stamp).path();

@@ -1,7 +1,7 @@
 //! Whole ids of chunks, from the trailers of packs; those that were asked for lately are kept.
 
 use super::error::RepositoryError;
-use crate::backend::Backend;
+use crate::backend::{Backend, ErrorKind};
 use crate::format::{ChunkRecord, IndexedPack, Key, Pack};
 use crate::id::Id;
 use std::collections::{HashMap, VecDeque};
@@ -81,11 +81,16 @@ pub fn read_trailer(backend: &dyn Backend, pack: Id, size: u64) -> Result<Indexe
     let key = Key::Pack(pack).path();
     let damaged = |detail: String| RepositoryError::Damaged { file: key.clone(), detail };
     let foot_at = size.checked_sub(Pack::FOOT_LEN).ok_or_else(|| damaged("too short to be a pack".into()))?;
-    let foot = backend.get_range(&key, foot_at, Pack::FOOT_LEN)?;
+    let read = |from, len| match backend.get_range(&key, from, len) {
+        // A sector that can't be read is as bad as a wrong one.
+        Err(error) if error.kind == ErrorKind::Other => Err(damaged(error.to_string())),
+        other => Ok(other?),
+    };
+    let foot = read(foot_at, Pack::FOOT_LEN)?;
     let trailer_len = Pack::trailer_len(&foot).map_err(|error| damaged(error.to_string()))?;
     let trailer_at =
         foot_at.checked_sub(trailer_len).ok_or_else(|| damaged("its trailer is cut short".into()))?;
-    let trailer = backend.get_range(&key, trailer_at, trailer_len)?;
+    let trailer = read(trailer_at, trailer_len)?;
     let decoded = Pack::decode_trailer(&trailer, size).map_err(|error| damaged(error.to_string()))?;
     Ok(IndexedPack { pack, kind: decoded.kind, records: decoded.records })
 }

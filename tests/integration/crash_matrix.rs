@@ -75,7 +75,8 @@ fn backup(disk: &FaultDisk, source: &Path, scratch: &Path) -> Result<Stamp, Flow
 }
 
 fn pruned(disk: &FaultDisk, grace: Option<Duration>) -> Result<(), RepositoryError> {
-    prune(&open(disk)?, &PruneOptions { grace, patience: Duration::ZERO }, &Silent).map(drop)
+    let options = PruneOptions { grace, patience: Duration::ZERO };
+    prune(&open(disk)?, &options, &HashSet::new(), &mut Vec::new(), &Silent).map(drop)
 }
 
 /// What a directory holds.
@@ -123,18 +124,23 @@ struct Story {
 }
 
 impl Story {
-    /// The life of a small repository; lives differ in what changes, and when it is pruned. The damage at its end is to what can be
-    /// made anew.
-    fn new(life: u64) -> Self {
-        let mut story = Self {
+    /// A disk on which nothing has happened.
+    fn empty() -> Self {
+        Self {
             disk: FaultDisk::default(),
             steps: Vec::new(),
             snapshots: BTreeMap::new(),
             gone: BTreeSet::new(),
-            life,
+            life: 0,
             source: tempfile::tempdir().unwrap(),
             scratch: tempfile::tempdir().unwrap(),
-        };
+        }
+    }
+
+    /// The life of a small repository; lives differ in what changes, and when it is pruned. The damage at its end is to what can be
+    /// made anew.
+    fn new(life: u64) -> Self {
+        let mut story = Self { life, ..Self::empty() };
         story.step("init", |story| init(&story.disk).unwrap());
         let mut stamps: Vec<Stamp> = (1..=4).map(|seed| story.backup(seed)).collect();
         story.forget(stamps[0]);
@@ -146,11 +152,11 @@ impl Story {
         // So many small packs that they are put together.
         stamps.extend((6..=12).map(|seed| story.backup(seed)));
         story.forget(stamps[5]);
-        story.prune(if life % 2 == 0 { Some(Duration::ZERO) } else { None });
+        story.prune(if life.is_multiple_of(2) { Some(Duration::ZERO) } else { None });
         story.prune(Some(Duration::ZERO));
         stamps.push(story.backup(13));
         story.forget(stamps[6 + life as usize % 3]);
-        story.prune(if life % 3 == 0 { None } else { Some(Duration::ZERO) });
+        story.prune(if life.is_multiple_of(3) { None } else { Some(Duration::ZERO) });
         let mut tree = story.disk.tree();
         tree.damage(|path| path.to_string_lossy().contains("/index/"));
         tree.damage(|path| path.ends_with(format!("snapshots/{}", stamps[9])));
@@ -338,4 +344,68 @@ fn a_disk_that_fails_is_never_called_a_success() {
         .unwrap();
     }
     println!("{} runs on failing disks", failures.load(Ordering::Relaxed));
+}
+
+/// Does something at the first step whose name begins like this.
+struct Meanwhile<'a> {
+    step: &'a str,
+    work: &'a (dyn Fn() + Sync),
+    is_done: std::sync::atomic::AtomicBool,
+}
+
+impl icecore::progress::Progress for Meanwhile<'_> {
+    fn begin(&self, step: &str, _total_bytes: Option<u64>) {
+        if step.starts_with(self.step) && !self.is_done.swap(true, Ordering::SeqCst) {
+            (self.work)();
+        }
+    }
+    fn advance(&self, _bytes: u64) {}
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// While a snapshot is proven, another host forgets the only other one that has its data, and prunes: once, and the data is stored
+/// again; twice, so that it is gone, and nothing is published.
+#[test]
+fn a_prune_during_the_proof_is_noticed() {
+    for prunes in [1, 2] {
+        let story = Story::empty();
+        init(&story.disk).unwrap();
+        // One file in one chunk: its proof needs nothing but the entry.
+        let file = story.source.path().join("one");
+        put(&file, noise(5_000, 1));
+        crate::support::settle();
+        let first = backup(&story.disk, &file, story.scratch.path()).unwrap();
+        let work = || {
+            let repository = open(&story.disk).unwrap();
+            let snapshots = repository.snapshots().unwrap();
+            repository.forget(snapshots.get(first).unwrap()).unwrap();
+            (0..prunes).for_each(|_| pruned(&story.disk, Some(Duration::ZERO)).unwrap());
+        };
+        let meanwhile = Meanwhile { step: "validating", work: &work, is_done: false.into() };
+        let request = request(&file, story.scratch.path());
+        let published = prove_and_publish(&open(&story.disk).unwrap(), &request, &meanwhile);
+        assert!(meanwhile.is_done.load(Ordering::SeqCst));
+        (0..3).for_each(|_| pruned(&story.disk, Some(Duration::ZERO)).unwrap());
+        let repository = open(&story.disk).unwrap();
+        let snapshots = repository.snapshots().unwrap();
+        match (prunes, published) {
+            (1, Ok(published)) => {
+                let warnings = published.warnings.join(" ");
+                assert!(warnings.contains("stored again"), "{warnings}");
+                let scope = Scope { read_data: ReadData::Part(icecore::check::Part::WHOLE) };
+                assert!(check(&repository, scope, &Silent).unwrap().is_sound());
+                assert_eq!(snapshots.list.len(), 1);
+            }
+            (2, Err(unpublished)) => {
+                let told = unpublished.error.to_string();
+                assert!(told.contains("a prune has removed data"), "{told}");
+                assert!(snapshots.list.is_empty());
+            }
+            (_, published) => {
+                panic!("{prunes} prunes: {:?}", published.map(|published| published.manifest.stamp))
+            }
+        }
+    }
 }

@@ -32,6 +32,7 @@ mod power_cut;
 mod prune;
 mod prune_copies;
 mod reencode;
+mod repair;
 mod repository_faults;
 mod restore_again;
 mod restore_bytes;

@@ -196,9 +196,8 @@ fn everything_at_once() {
         });
         scope.spawn(|| {
             while go_on() {
-                // A prune may take away what is being looked at; nothing else may be wrong.
                 let (code, checked) = scratch.json(["check"]);
-                assert!(matches!(code, 0 | 1 | 14), "{checked:#}");
+                assert_eq!(code, 0, "{checked:#}");
             }
         });
         scope.spawn(|| {

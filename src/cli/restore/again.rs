@@ -22,6 +22,11 @@ use std::sync::Arc;
 /// Finishes, or undoes, an in-place restore.
 pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress) -> Result<Report, Failure> {
     let opened = context.open().map(Arc::new);
+    let in_use = opened
+        .as_ref()
+        .ok()
+        .map(|repository| repository.lock_for_use(context.patience()?).map_err(Failure::from));
+    let _in_use = in_use.transpose()?;
     let id = opened.as_ref().ok().map(|repository| repository.id());
     let (journals, warnings) = context.journals();
     let configured: Vec<&Path> = context

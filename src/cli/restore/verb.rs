@@ -24,6 +24,7 @@ pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress
         return again::run(context, arguments, progress);
     }
     let repository = Arc::new(context.open()?);
+    let _in_use = repository.lock_for_use(context.patience()?)?;
     let snapshots = repository.snapshots()?;
     let stamp = arguments.stamp.as_deref().unwrap_or("latest");
     let snapshot = find(&snapshots, stamp, &context.profile, None)?;
