@@ -19,6 +19,8 @@ const NODE_BYTES: usize = 16 << 20;
 const BASE_BYTES: usize = 24 << 20;
 /// The lock of those who publish snapshots or read them whole.
 const WRITERS: &str = "writers";
+/// A shared lock is waited for this long in any case.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often a lock that somebody else has is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
@@ -185,7 +187,9 @@ impl Repository {
     }
 
     fn lock_as(&self, name: &str, kind: LockKind, patience: Duration) -> Result<Held, RepositoryError> {
-        let deadline = Instant::now() + patience;
+        // A prune looks for a moment whether anybody is there.
+        let least = if kind == LockKind::Shared { LOOK } else { Duration::ZERO };
+        let deadline = Instant::now() + patience.max(least);
         loop {
             match self.backend.try_lock(name, kind)? {
                 Lock::Held(guard) => return Ok(Held(Some(guard))),

@@ -228,7 +228,7 @@ fn a_base_that_is_damaged_unnoticed_is_not_built_upon() {
     settle();
     scratch.backup(&["d=live"]);
     for pack in data_packs(&scratch) {
-        for at in (1000..90_000).step_by(5000) {
+        for at in (1000..100_000).step_by(4000) {
             damage(&pack, at);
         }
     }
