@@ -391,10 +391,11 @@ impl ChunkIndex {
         Ok(IndexFile::decode(&bytes).map_err(|error| error.to_string()))
     }
 
-    /// Where a chunk lies that begins like this, with the whole ids by the packs' trailers.
+    /// Where chunks lie that begin like this, with the whole ids by the packs' trailers; nothing where there is but one.
     pub fn copies(&self, prefix: u64) -> Result<Vec<(Location, Id)>, RepositoryError> {
-        let mut copies = Vec::new();
-        for location in self.find_all(prefix) {
+        let (mut copies, found) = (Vec::new(), self.find_all(prefix));
+        // Most are asked for in vain, and trailers are long.
+        for location in found.iter().filter(|_| found.len() > 1).cloned() {
             let Some(len) = self.pack_len(&location.pack) else { continue };
             match self.trailers.id_at(&*self.backend, (location.pack, len), location.offset) {
                 Ok(Some(id)) => copies.push((location, id)),
