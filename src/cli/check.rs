@@ -80,10 +80,13 @@ fn steady(
     for _ in 1..TRIES {
         let repository = context.open()?;
         let before = (names(&repository, "snapshots")?, names(&repository, "packs")?);
-        let checked = check(&repository, scope, progress)?;
+        let checked = check(&repository, scope, progress);
         let after = (names(&repository, "snapshots")?, names(&repository, "packs")?);
-        if checked.is_sound() || (before.0.is_subset(&after.0) && before.1.is_subset(&after.1)) {
-            return Ok((repository, checked));
+        let is_all_there = before.0.is_subset(&after.0) && before.1.is_subset(&after.1);
+        match checked {
+            Ok(checked) if is_all_there || checked.is_sound() => return Ok((repository, checked)),
+            Err(error) if is_all_there => return Err(error.into()),
+            _ => {}
         }
     }
     let repository = context.open()?;
