@@ -145,11 +145,8 @@ impl FileRetention {
             self.keep_monthly,
             self.keep_yearly,
         ];
-        if counts.iter().all(Option::is_none) && within.is_none() {
-            return Ok(Policy { safety, ..Policy::usual() });
-        }
-        let [last, hourly, daily, weekly, monthly, yearly] = counts.map(|count| count.unwrap_or(0));
-        let policy = Policy { last, hourly, daily, weekly, monthly, yearly, within, safety };
+        let usual = || Policy { safety, ..Policy::usual() };
+        let policy = Policy::chosen(counts, within, safety).unwrap_or_else(usual);
         if policy.is_empty() {
             return Err(
                 "[retention] keeps nothing but the newest snapshot of each source; say so with keep_last = 1"

@@ -34,6 +34,14 @@ impl Policy {
         Self { daily: 7, weekly: 4, monthly: 6, safety: Self::SAFETY, ..Self::default() }
     }
 
+    /// What somebody asked for, counts in the order last, hourly, daily, weekly, monthly, yearly: any of it replaces the usual ones as a
+    /// whole. `None` if nothing was asked for.
+    pub fn chosen(counts: [Option<u32>; 6], within: Option<Duration>, safety: Duration) -> Option<Self> {
+        let is_any = counts.iter().any(Option::is_some) || within.is_some();
+        let [last, hourly, daily, weekly, monthly, yearly] = counts.map(Option::unwrap_or_default);
+        is_any.then_some(Self { last, hourly, daily, weekly, monthly, yearly, within, safety })
+    }
+
     /// It keeps nothing but what no policy lets go.
     pub fn is_empty(&self) -> bool {
         let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];

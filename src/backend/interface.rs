@@ -12,6 +12,13 @@ pub trait Backend: Send + Sync {
     fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError>;
     /// Bytes under a key.
     fn size(&self, key: &str) -> Result<u64, BackendError>;
+    /// There is such a key.
+    fn has(&self, key: &str) -> Result<bool, BackendError> {
+        match self.size(key) {
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            other => other.map(|_| true),
+        }
+    }
     /// Keeps `bytes` under `key`, replacing what was there. Atomic; durable when it returns.
     fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError>;
     /// As `put`, but of several writers of the same key exactly one succeeds; the others get `Exists`.

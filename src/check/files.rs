@@ -36,29 +36,19 @@ pub fn check_files(repository: &Repository, snapshots: &Snapshots) -> Result<Fil
         for (path, _) in backend.list(directory)? {
             match Key::parse(&path) {
                 None => files.notes.push(format!("{path} doesn't belong to the repository and is ignored")),
-                Some(Key::Manifest(id)) if !named.contains(&id) => {
-                    let sound = prove(repository, &path, id, |bytes| Manifest::decode(bytes).is_ok())?;
+                Some(key @ Key::Manifest(id)) if !named.contains(&id) => {
                     // The name that leads to it is told of already.
-                    let detail = if sound {
+                    let detail = if is_sound(repository, &key)? {
                         "has no name in snapshots/"
                     } else {
                         "is damaged, and no name leads to it"
                     };
                     files.notes.push(format!("{path} {detail}"));
                 }
-                Some(Key::Proof(id))
-                    if !prove(repository, &path, id, |bytes| ProofFile::decode(bytes).is_ok())? =>
-                {
-                    files
-                        .problems
-                        .push(Problem::damaged(path, "it doesn't prove itself, so that it proves nothing"));
-                }
-                Some(Key::Doomed(id))
-                    if !prove(repository, &path, id, |bytes| DoomedFile::decode(bytes).is_ok())? =>
-                {
-                    files
-                        .problems
-                        .push(Problem::damaged(path, "it doesn't prove itself, so that it condemns nothing"));
+                Some(key @ (Key::Proof(_) | Key::Doomed(_))) if !is_sound(repository, &key)? => {
+                    let worth = if directory == "proofs" { "proves" } else { "condemns" };
+                    let detail = format!("it doesn't prove itself, so that it {worth} nothing");
+                    files.problems.push(Problem::damaged(path, detail));
                 }
                 Some(Key::Pin(stamp)) if snapshots.get(stamp).is_none() => {
                     files.notes.push(format!("{path} pins a snapshot that isn't there"));
@@ -70,18 +60,20 @@ pub fn check_files(repository: &Repository, snapshots: &Snapshots) -> Result<Fil
     Ok(files)
 }
 
-/// The bytes are those that the name says, and can be read; so is what is gone by now.
-fn prove(
-    repository: &Repository,
-    path: &str,
-    id: Id,
-    decodes: impl Fn(&[u8]) -> bool,
-) -> Result<bool, RepositoryError> {
-    match repository.backend().get(path) {
+/// A small file has the bytes that its name says, and they can be decoded; so is what is gone by now.
+fn is_sound(repository: &Repository, key: &Key) -> Result<bool, RepositoryError> {
+    match repository.backend().get(&key.path()) {
         Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
-        other => {
-            let bytes = other?;
-            Ok(Id::of(&bytes) == id && decodes(&bytes))
-        }
+        other => Ok(proves_itself(key, &other?)),
+    }
+}
+
+/// These bytes are a small file of that name. Whatever isn't named by its bytes is taken for it.
+pub fn proves_itself(key: &Key, bytes: &[u8]) -> bool {
+    match key {
+        Key::Manifest(id) => Id::of(bytes) == *id && Manifest::decode(bytes).is_ok(),
+        Key::Proof(id) => Id::of(bytes) == *id && ProofFile::decode(bytes).is_ok(),
+        Key::Doomed(id) => Id::of(bytes) == *id && DoomedFile::decode(bytes).is_ok(),
+        _ => true,
     }
 }

@@ -60,11 +60,7 @@ pub fn compare_indexes(repository: &Repository, progress: &dyn Progress) -> Resu
         let IndexFile { packs } = match index.read_file(name)? {
             Ok(file) => file,
             // A prune has put it together with others meanwhile.
-            Err(_)
-                if repository.backend().size(&key).is_err_and(|error| error.kind == ErrorKind::NotFound) =>
-            {
-                continue;
-            }
+            Err(_) if !repository.backend().has(&key)? => continue,
             Err(detail) => {
                 found.problems.push(Problem::damaged(key, detail));
                 continue;

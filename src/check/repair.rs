@@ -1,16 +1,16 @@
 //! Makes a damaged repository sound again, as far as its bytes, and the live sources, allow. What is removed is kept aside.
 
 use super::affected::Affected;
+use super::files::proves_itself;
 use super::inspect::{Checked, ReadData, Scope, check, inspect};
 use super::packs::Part;
 use crate::backend::ErrorKind;
 use crate::format::{
-    ChunkRecord, DoomedFile, Finding, IndexFile, Key, Level, ListedChunk, ListedPack, Manifest, Pack,
-    PackKind, ProofFile, Severity,
+    ChunkRecord, Finding, Key, Level, ListedChunk, ListedPack, Pack, PackKind, ProofFile, Severity,
 };
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, Repository, RepositoryError, Snapshot, Trust};
+use crate::repository::{ChunkWriter, IndexWriter, Repository, RepositoryError, Snapshot, Trust};
 use crate::stamp::{Stamp, now_nanos};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub fn repair(
 ) -> Result<(Repaired, Checked), RepositoryError> {
     let repository = open()?;
     let _alone = repository.lock("prune", patience)?;
-    let _no_writers = repository.lock_out_others(patience)?;
+    let _no_others = repository.lock_out_others(patience)?;
     let scope = Scope { read_data: ReadData::Part(Part::WHOLE) };
     let checked = check(&repository, scope, progress)?;
     let batch = format!("quarantine/{}", Stamp::from_nanos(now_nanos()));
@@ -156,13 +156,7 @@ impl Repair<'_> {
         for directory in ["proofs", "doomed", "manifests"] {
             for (path, _) in self.repository.backend().list(directory)? {
                 let bytes = self.repository.backend().get(&path)?;
-                let is_sound = match Key::parse(&path) {
-                    Some(Key::Proof(id)) => Id::of(&bytes) == id && ProofFile::decode(&bytes).is_ok(),
-                    Some(Key::Doomed(id)) => Id::of(&bytes) == id && DoomedFile::decode(&bytes).is_ok(),
-                    Some(Key::Manifest(id)) => Id::of(&bytes) == id && Manifest::decode(&bytes).is_ok(),
-                    _ => true,
-                };
-                if !is_sound {
+                if Key::parse(&path).is_some_and(|key| !proves_itself(&key, &bytes)) {
                     self.quarantine(&path)?;
                 }
             }
@@ -349,22 +343,15 @@ impl Repair<'_> {
                 }
             }
         }
-        let (mut anew, mut chunks, count) = (IndexFile::default(), 0, waiting.len());
+        let (mut writer, count) = (IndexWriter::new(self.repository), waiting.len());
         for pack in waiting {
             match self.repository.read_trailer(pack) {
-                Ok(trailer) => {
-                    chunks += trailer.records.len();
-                    anew.packs.push(ListedPack::from(&trailer));
-                }
+                Ok(trailer) => writer.add(ListedPack::from(&trailer))?,
                 Err(RepositoryError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
             }
-            if chunks >= FULL_CHUNKS {
-                self.write_index(&mut anew)?;
-                chunks = 0;
-            }
         }
-        self.write_index(&mut anew)?;
+        writer.finish()?;
         if count > 0 {
             self.done
                 .actions
@@ -372,19 +359,7 @@ impl Repair<'_> {
         }
         wrong.iter().try_for_each(|file| self.quarantine(file))
     }
-
-    fn write_index(&self, file: &mut IndexFile) -> Result<(), RepositoryError> {
-        let file = std::mem::take(file);
-        if file.packs.is_empty() {
-            return Ok(());
-        }
-        let bytes = file.encode();
-        Ok(self.repository.backend().put(&Key::Index(Id::of(&bytes)).path(), &bytes)?)
-    }
 }
-
-/// A new index file is ended here.
-const FULL_CHUNKS: usize = 250_000;
 
 /// Snapshots that lost data are invalid from now on; those that were whole, and were said not to be, aren't judged here.
 fn mark(repository: &Repository, after: &Checked, done: &mut Repaired) -> Result<(), RepositoryError> {

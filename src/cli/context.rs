@@ -5,10 +5,11 @@ use super::failure::Failure;
 use super::forget::needed_by;
 use crate::backend::{ErrorKind, LocalBackend};
 use crate::backup::Author;
-use crate::config::{Config, ConfiguredSource, check_profile, parse_duration};
+use crate::config::{Config, ConfiguredSource, GRACE, check_profile, parse_duration};
 use crate::id::Id;
 use crate::repository::{IndexOptions, Repository, RepositoryError};
 use crate::restore::{JournalPlace, OpenJournal};
+use crate::retention::Policy;
 use crate::stamp::Stamp;
 use std::collections::HashSet;
 use std::env;
@@ -184,6 +185,16 @@ impl Context {
             Failure::usage("there is no writable directory for scratch copies")
                 .hint("name one with --temp-dir")
         })
+    }
+
+    /// Which snapshots `prune` keeps.
+    pub fn retention(&self) -> Policy {
+        self.config.as_ref().map_or_else(Policy::usual, |config| config.retention.clone())
+    }
+
+    /// How long condemned files stay.
+    pub fn grace(&self) -> Duration {
+        self.config.as_ref().map_or(GRACE, |config| config.grace)
     }
 
     /// What the config says about a source.

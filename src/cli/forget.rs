@@ -9,7 +9,6 @@ use super::restore::by_unfinished;
 use crate::catalog::find;
 use crate::repository::Snapshot;
 use crate::restore::OpenJournal;
-use crate::retention::Policy;
 use crate::stamp::{Stamp, now_nanos};
 use serde_json::json;
 
@@ -33,7 +32,7 @@ pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Fai
         let message = format!("snapshot {} is pinned", pinned.stamp);
         return Err(Failure::usage(message).hint("nothing was forgotten; `icecore unpin` it first"));
     }
-    let kept = context.config.as_ref().map_or(Policy::SAFETY, |config| config.retention.safety);
+    let kept = context.retention().safety;
     let youngest = Stamp::from_nanos(now_nanos()).unix().saturating_sub_unsigned(kept.as_secs());
     let is_kept = |snapshot: &&&Snapshot| {
         snapshot.manifest.is_safety() && snapshot.stamp.unix() > youngest && !arguments.safety

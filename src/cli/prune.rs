@@ -7,7 +7,7 @@ use super::format_text::bytes;
 use super::list::notes;
 use super::report::Report;
 use crate::backend::LocalBackend;
-use crate::config::{GRACE, parse_duration};
+use crate::config::parse_duration;
 use crate::flow::verdicts;
 use crate::progress::Progress;
 use crate::prune::{PruneOptions, Pruned, preview, prune};
@@ -32,9 +32,7 @@ pub fn run(context: &Context, arguments: &args::Prune, progress: &dyn Progress) 
     let grace = grace(context, arguments)?;
     let repository = context.open()?;
     let snapshots = repository.snapshots()?;
-    let needed = context.needed_by_restores(repository.id());
-    let now = Stamp::from_nanos(now_nanos());
-    let verdicts = verdicts(&snapshots, &context.profile, &policy, &needed, now);
+    let verdicts = decided(context, &repository, &snapshots, &policy);
     let mut report = if arguments.dry_run {
         let stays = |snapshot: &&Snapshot| {
             verdicts.iter().all(|verdict| verdict.stamp != snapshot.stamp || verdict.stays())
@@ -60,14 +58,20 @@ pub fn afterwards(
     progress: &dyn Progress,
 ) -> Result<(Value, Vec<String>), Failure> {
     let snapshots: Snapshots = repository.snapshots()?;
-    let policy = context.config.as_ref().map_or_else(Policy::usual, |config| config.retention.clone());
-    let needed = context.needed_by_restores(repository.id());
-    let now = Stamp::from_nanos(now_nanos());
-    let verdicts = verdicts(&snapshots, &context.profile, &policy, &needed, now);
-    let grace = context.config.as_ref().map_or(GRACE, |config| config.grace);
-    let (forgotten, pruned) = freed(context, repository, &verdicts, Some(grace), progress)?;
+    let verdicts = decided(context, repository, &snapshots, &context.retention());
+    let (forgotten, pruned) = freed(context, repository, &verdicts, Some(context.grace()), progress)?;
     let report = report(context, &verdicts, &forgotten, &pruned, false);
     Ok((Value::Object(report.keys), report.warnings))
+}
+
+fn decided(
+    context: &Context,
+    repository: &Repository,
+    snapshots: &Snapshots,
+    policy: &Policy,
+) -> Vec<Verdict> {
+    let needed = context.needed_by_restores(repository.id());
+    verdicts(snapshots, &context.profile, policy, &needed, Stamp::from_nanos(now_nanos()))
 }
 
 fn freed(
@@ -96,16 +100,12 @@ fn freed(
 }
 
 fn policy(context: &Context, arguments: &args::Prune) -> Result<Policy, Failure> {
-    let configured = || context.config.as_ref().map_or_else(Policy::usual, |config| config.retention.clone());
+    let configured = context.retention();
     let args::Prune { keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly, .. } =
         arguments;
-    let counts = [keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly];
-    if counts.iter().all(|count| count.is_none()) && arguments.keep_within.is_none() {
-        return Ok(configured());
-    }
-    let [last, hourly, daily, weekly, monthly, yearly] = counts.map(|count| count.unwrap_or(0));
+    let counts = [*keep_last, *keep_hourly, *keep_daily, *keep_weekly, *keep_monthly, *keep_yearly];
     let within = arguments.keep_within.as_deref().map(parse_duration).transpose().map_err(Failure::usage)?;
-    let policy = Policy { last, hourly, daily, weekly, monthly, yearly, within, safety: configured().safety };
+    let policy = Policy::chosen(counts, within, configured.safety).unwrap_or(configured);
     if policy.is_empty() {
         return Err(Failure::usage("this policy keeps nothing but the newest snapshot of each source")
             .hint("say so with --keep-last 1; nothing was forgotten"));
@@ -117,9 +117,8 @@ fn grace(context: &Context, arguments: &args::Prune) -> Result<Option<Duration>,
     if arguments.now {
         return Ok(None);
     }
-    let configured = context.config.as_ref().map_or(GRACE, |config| config.grace);
     let given = arguments.grace.as_deref().map(parse_duration).transpose().map_err(Failure::usage)?;
-    Ok(Some(given.unwrap_or(configured)))
+    Ok(Some(given.unwrap_or_else(|| context.grace())))
 }
 
 fn report(

@@ -1,15 +1,12 @@
 //! Puts index files together that are small or speak of packs that are gone.
 
-use crate::format::{IndexFile, Key, ListedPack};
 use crate::id::Id;
-use crate::repository::{Repository, RepositoryError};
+use crate::repository::{IndexWriter, Repository, RepositoryError};
 use std::collections::HashSet;
 
 /// Smaller files are put together when there are many.
 const SMALL_BYTES: u64 = 256 << 10;
 const MANY: usize = 8;
-/// A file is ended here.
-const FULL_CHUNKS: usize = 250_000;
 
 /// Writes files that say what is still true of those that go, and returns these.
 pub fn merge(repository: &Repository) -> Result<Vec<Id>, RepositoryError> {
@@ -27,7 +24,7 @@ pub fn merge(repository: &Repository) -> Result<Vec<Id>, RepositoryError> {
     if small.len() + gone.len() >= MANY {
         gone.append(&mut small);
     }
-    let mut writer = Writer { repository, next: IndexFile::default(), chunks: 0, written: HashSet::new() };
+    let mut writer = IndexWriter::new(repository);
     let mut listed = HashSet::new();
     for name in &gone {
         let Ok(file) = index.read_file(name)? else { continue };
@@ -37,34 +34,7 @@ pub fn merge(repository: &Repository) -> Result<Vec<Id>, RepositoryError> {
             }
         }
     }
-    writer.flush()?;
-    gone.retain(|name| !writer.written.contains(name));
+    let written = writer.finish()?;
+    gone.retain(|name| !written.contains(name));
     Ok(gone)
-}
-
-struct Writer<'r> {
-    repository: &'r Repository,
-    next: IndexFile,
-    chunks: usize,
-    written: HashSet<Id>,
-}
-
-impl Writer<'_> {
-    fn add(&mut self, pack: ListedPack) -> Result<(), RepositoryError> {
-        self.chunks += pack.chunks.len();
-        self.next.packs.push(pack);
-        if self.chunks >= FULL_CHUNKS { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<(), RepositoryError> {
-        let file = std::mem::take(&mut self.next);
-        self.chunks = 0;
-        if file.packs.is_empty() {
-            return Ok(());
-        }
-        let bytes = file.encode();
-        let name = Id::of(&bytes);
-        self.written.insert(name);
-        Ok(self.repository.backend().put(&Key::Index(name).path(), &bytes)?)
-    }
 }

@@ -85,7 +85,7 @@ pub fn prune(
     progress: &dyn Progress,
 ) -> Result<Pruned, RepositoryError> {
     let _alone = repository.lock("prune", options.patience)?;
-    let _no_writers =
+    let _no_others =
         options.grace.is_none().then(|| repository.lock_out_others(options.patience)).transpose()?;
     // A run that isn't published yet has packs that nobody needs so far.
     let is_in_use = options.grace.is_some() && repository.has_users()?;
@@ -103,9 +103,10 @@ pub fn prune(
     }
     snapshots.list.retain(|snapshot| stays(&snapshot));
     if is_in_use {
-        pruned
-            .warnings
-            .push("a backup is running: what nobody needs so far is condemned by a later prune".into());
+        pruned.warnings.push(
+            "another run is using the repository: what nobody needs so far is condemned by a later prune"
+                .into(),
+        );
     }
     let run = Run { repository, survey: &survey, grace, is_in_use, now_ns: now_nanos(), progress };
     run.carry_out(&snapshots, &condemned, &mut pruned)?;
@@ -355,11 +356,7 @@ impl Run<'_> {
 
     fn has_name(&self, manifest: Id) -> Result<bool, RepositoryError> {
         let Ok(manifest) = self.repository.read_manifest(&manifest) else { return Ok(false) };
-        let name: Stamp = manifest.stamp;
-        match self.repository.backend().size(&Key::Snapshot(name).path()) {
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
-            other => Ok(other.map(|_| true)?),
-        }
+        Ok(self.repository.backend().has(&Key::Snapshot(manifest.stamp).path())?)
     }
 
     /// Results about snapshots that are no more.
@@ -369,7 +366,8 @@ impl Run<'_> {
         }
         let named: HashSet<Id> = snapshots.list.iter().map(|snapshot| snapshot.manifest_id).collect();
         for (id, proof) in self.repository.proof_files()? {
-            if !named.contains(&proof.manifest) && self.repository.manifest_is_gone(&proof.manifest)? {
+            let key = Key::Manifest(proof.manifest).path();
+            if !named.contains(&proof.manifest) && !self.repository.backend().has(&key)? {
                 self.repository.backend().delete(&Key::Proof(id).path())?;
             }
         }

@@ -171,9 +171,7 @@ impl ChunkIndex {
             let key = Key::Index(*name).path();
             let index = match self.read_file(name)? {
                 Ok(index) => index,
-                Err(_) if self.backend.size(&key).is_err_and(|error| error.kind == ErrorKind::NotFound) => {
-                    continue;
-                }
+                Err(_) if !self.backend.has(&key)? => continue,
                 Err(detail) => {
                     self.warn(format!(
                         "index file {key} is damaged ({detail}); its packs are read by their trailers"

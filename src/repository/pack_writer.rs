@@ -2,11 +2,10 @@
 
 use super::bases::{Bases, Encoded, encode_all};
 use super::error::RepositoryError;
+use super::index_writer::FULL_CHUNKS;
 use super::memory_table::IdMap;
 use super::open::Repository;
-use crate::format::{
-    ChunkRecord, ChunkRef, Encoding, IndexFile, IndexedPack, Key, ListedPack, Pack, PackKind,
-};
+use crate::format::{ChunkRecord, ChunkRef, Encoding, IndexedPack, Key, ListedPack, Pack, PackKind};
 use crate::id::Id;
 use crate::stamp::now_nanos;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,8 +15,6 @@ const DATA_PACK_BYTES: usize = 32 << 20;
 const TREE_PACK_BYTES: usize = 4 << 20;
 /// A pack of small chunks is closed by their number, so that no trailer grows large.
 const MOST_RECORDS: usize = 1 << 16;
-/// An index file is written after this many chunks, so that reading one takes little memory.
-const CHECKPOINT_CHUNKS: usize = 250_000;
 /// An index file is written after this many packs or this long, so that a killed first backup goes on where it was.
 const CHECKPOINT_PACKS: usize = 32;
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(300);
@@ -238,7 +235,7 @@ impl<'r> ChunkWriter<'r> {
         checkpoint.packs.push(ListedPack::from(&indexed));
         let chunks: usize = checkpoint.packs.iter().map(|pack| pack.chunks.len()).sum();
         let due = checkpoint.packs.len() >= CHECKPOINT_PACKS
-            || chunks >= CHECKPOINT_CHUNKS
+            || chunks >= FULL_CHUNKS
             || checkpoint.since.elapsed() >= CHECKPOINT_AFTER;
         if due { self.write_index(&mut checkpoint) } else { Ok(()) }
     }
@@ -248,9 +245,8 @@ impl<'r> ChunkWriter<'r> {
         if checkpoint.packs.is_empty() {
             return Ok(());
         }
-        let bytes = IndexFile { packs: std::mem::take(&mut checkpoint.packs) }.encode();
-        self.repository.backend().put(&Key::Index(Id::of(&bytes)).path(), &bytes)?;
-        lock(&self.written).metadata_bytes += bytes.len() as u64;
+        let (_, len) = self.repository.put_index(std::mem::take(&mut checkpoint.packs))?;
+        lock(&self.written).metadata_bytes += len;
         Ok(())
     }
 

@@ -235,14 +235,6 @@ impl Repository {
         Ok(ids.into_iter().filter_map(read).collect())
     }
 
-    /// There is no manifest of that name.
-    pub fn manifest_is_gone(&self, id: &Id) -> Result<bool, RepositoryError> {
-        match self.backend().size(&Key::Manifest(*id).path()) {
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
-            other => Ok(other.map(|_| false)?),
-        }
-    }
-
     /// Records the result of a later validation.
     pub fn add_proof(&self, proof: &ProofFile) -> Result<(), RepositoryError> {
         let bytes = proof.encode();

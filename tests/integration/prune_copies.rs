@@ -92,15 +92,21 @@ fn rewrite_manifest(repo: &Path, stamp: &str, needed: &[usize]) {
     put(&name, format!("{}\n", Id::of(&bytes)));
 }
 
+/// A repository with a snapshot of one file.
+fn one_file() -> (Scratch, String) {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("one", "x");
+    settle();
+    let stamp = scratch.backup(&["file=one", "--kind", "file=tree"]);
+    (scratch, stamp)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(40), max_shrink_iters: 200, ..ProptestConfig::default() })]
     #[test]
     fn nothing_that_is_needed_goes(case in case()) {
-        let scratch = Scratch::new();
-        scratch.init();
-        scratch.file("one", "x");
-        settle();
-        let stamp = scratch.backup(&["file=one", "--kind", "file=tree"]);
+        let (scratch, stamp) = one_file();
         let repo = scratch.path("repo");
         let backend = LocalBackend::new(&repo);
         case.packs.iter().for_each(|copies| write_pack(&backend, copies));
@@ -129,11 +135,7 @@ proptest! {
 /// Two writers have left a chunk twice, and the copy that would stay is damaged: the other one stays too.
 #[test]
 fn the_only_copy_that_reads_well_stays() {
-    let scratch = Scratch::new();
-    scratch.init();
-    scratch.file("one", "x");
-    settle();
-    let stamp = scratch.backup(&["file=one", "--kind", "file=tree"]);
+    let (scratch, stamp) = one_file();
     let repo = scratch.path("repo");
     let backend = LocalBackend::new(&repo);
     let before: std::collections::BTreeSet<_> = scratch.repository_files("packs").into_iter().collect();
