@@ -7,6 +7,9 @@ use std::time::Duration;
 /// Smaller packs than a quarter of the usual size are put together, if there are so many of a kind.
 const SMALL: [(PackKind, u64); 2] = [(PackKind::Data, 8 << 20), (PackKind::Tree, 1 << 20)];
 const MANY_SMALL: usize = 8;
+/// A pack with a quarter of the chunks that one may have isn't small, however short they are: what it is put into is closed by their
+/// number too.
+const SMALL_CHUNKS: u64 = 1 << 14;
 
 /// How long a condemned file stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +52,8 @@ pub fn fates(packs: &[PackState], grace: Grace, now_ns: i64) -> Vec<Fate> {
     let mut fates: Vec<Fate> = packs.iter().map(|pack| fate(pack, grace, now_ns)).collect();
     for (kind, most) in SMALL {
         let is_small = |(pack, fate): &(&PackState, &mut Fate)| {
-            pack.kind == kind && pack.size < most && matches!(fate, Fate::Stays | Fate::Rewritten)
+            let is_short = pack.size < most && pack.chunks < SMALL_CHUNKS;
+            pack.kind == kind && is_short && matches!(fate, Fate::Stays | Fate::Rewritten)
         };
         let small: Vec<_> = packs.iter().zip(&mut fates).filter(is_small).collect();
         if small.len() >= MANY_SMALL {
@@ -81,7 +85,7 @@ mod tests {
 
     fn pack(number: u8, stored: u64, live: u64, doomed_since: Option<i64>) -> PackState {
         let (id, kind, size) = (Id::of(&[number]), PackKind::Data, stored + 100);
-        PackState { id, kind, size, stored, live, live_chunks: live.min(1), doomed_since }
+        PackState { id, kind, size, chunks: 1, stored, live, live_chunks: live.min(1), doomed_since }
     }
 
     #[test]
@@ -109,5 +113,8 @@ mod tests {
         assert!(fates(&few, Grace::Now, 0).iter().all(|fate| *fate == Fate::Stays));
         let many: Vec<_> = (0..8).map(|number| pack(number, 1000, 1000, None)).collect();
         assert!(fates(&many, Grace::Now, 0).iter().all(|fate| *fate == Fate::Rewritten));
+        // Of very short chunks no pack would ever be large: they would be put together in every prune.
+        let short: Vec<_> = many.into_iter().map(|pack| PackState { chunks: 1 << 16, ..pack }).collect();
+        assert!(fates(&short, Grace::Now, 0).iter().all(|fate| *fate == Fate::Stays));
     }
 }

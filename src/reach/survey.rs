@@ -15,6 +15,7 @@ pub struct PackState {
     pub id: Id,
     pub kind: PackKind,
     pub size: u64,
+    pub chunks: u64,
     /// Bytes of its chunks as stored.
     pub stored: u64,
     /// Those of them that are reached, and of which there is no better copy.
@@ -105,8 +106,9 @@ impl Survey {
         index.each_pack(&mut |pack| {
             let size = sizes.get(&pack.pack).copied().unwrap_or_default();
             let doomed_since = doomed.get(&pack.pack).copied();
-            let (id, kind) = (pack.pack, pack.kind);
-            let mut state = PackState { id, kind, size, stored: 0, live: 0, live_chunks: 0, doomed_since };
+            let (id, kind, chunks) = (pack.pack, pack.kind, pack.chunks.len() as u64);
+            let mut state =
+                PackState { id, kind, size, chunks, stored: 0, live: 0, live_chunks: 0, doomed_since };
             for (offset, chunk) in pack.places() {
                 state.stored += u64::from(chunk.stored_len);
                 if self.is_live(&id, offset, chunk.prefix) {
