@@ -22,6 +22,15 @@ fn worth(kind: PackKind) -> u64 {
     }
 }
 
+/// Which copy of a base is read, where there are several.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Choice {
+    /// The first that decodes.
+    First,
+    /// From the `nth` on the first whose id begins as it should: bytes that are stored as they are decode whatever became of them.
+    Proven(usize),
+}
+
 /// Whole chunks, proven when they were read.
 #[derive(Default)]
 pub struct Bases {
@@ -58,7 +67,7 @@ impl Bases {
         }
         let mut parts = Vec::with_capacity(location.bases.len());
         for prefix in &location.bases {
-            let Some(part) = repository.read_whole(*prefix, 0)? else { return Ok(()) };
+            let Some(part) = repository.read_whole(*prefix, Choice::First)? else { return Ok(()) };
             parts.push((*prefix, part));
         }
         // Nobody knows the bases' whole ids here: what they make proves them.
@@ -124,15 +133,16 @@ pub fn encode_all(kind: PackKind, plains: &[&[u8]], bases: &[Bases]) -> Vec<Enco
 }
 
 impl Repository {
-    /// A whole copy of a chunk whose id begins like this, and how long it is as stored; of several the `nth`. It is not proven:
-    /// what is made of it has to be. `None` if there is none.
+    /// A whole copy of a chunk whose id begins like this, and how long it is as stored. It is not proven: what is made of it has
+    /// to be. `None` if there is none.
     pub(super) fn read_whole(
         &self,
         prefix: u64,
-        nth: usize,
+        choice: Choice,
     ) -> Result<Option<(Vec<u8>, u32)>, RepositoryError> {
         let mut whole = self.index()?.find_all(prefix);
         whole.retain(|location| !location.encoding.is_difference());
+        let nth = if let Choice::Proven(nth) = choice { nth } else { 0 };
         let (before, from) = whole.split_at(nth % whole.len().max(1));
         let mut failure = None;
         for location in from.iter().chain(before) {
@@ -140,15 +150,19 @@ impl Repository {
                 codec::decode(location.encoding, &stored, location.plain_len)
                     .map_err(|detail| self.damaged_at(location, detail))
             });
+            let is_right = |plain: &[u8]| choice == Choice::First || Id::of(plain).prefix() == prefix;
             match plain {
-                Ok(plain) => return Ok(Some((plain, location.stored_len))),
+                Ok(plain) if is_right(&plain) => return Ok(Some((plain, location.stored_len))),
+                Ok(_) => {
+                    failure = Some(self.damaged_at(location, "a base has another id than the index says"))
+                }
                 Err(error @ RepositoryError::Damaged { .. }) => failure = Some(error),
                 Err(error) => return Err(error),
             }
         }
         match (failure, self.beneath()) {
             (Some(failure), _) => Err(failure),
-            (None, Some(beneath)) => beneath.read_whole(prefix, nth),
+            (None, Some(beneath)) => beneath.read_whole(prefix, choice),
             (None, None) => Ok(None),
         }
     }
@@ -163,17 +177,17 @@ impl Repository {
         }
     }
 
-    /// The bytes of a delta, by the `nth` choice among copies of its bases.
+    /// The bytes of a delta, by this choice among copies of its bases.
     pub(super) fn apply_delta(
         &self,
         location: &Location,
         stored: &[u8],
-        nth: usize,
+        choice: Choice,
     ) -> Result<Vec<u8>, RepositoryError> {
         let mut joined = Vec::new();
         for prefix in &location.bases {
             let missing = || self.damaged_at(location, "the base of a delta is missing");
-            let (mut plain, _) = self.read_whole(*prefix, nth)?.ok_or_else(missing)?;
+            let (mut plain, _) = self.read_whole(*prefix, choice)?.ok_or_else(missing)?;
             joined.append(&mut plain);
         }
         codec::decode_difference(location.encoding.method, stored, &joined, location.plain_len)

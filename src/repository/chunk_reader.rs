@@ -1,5 +1,6 @@
 //! Reads chunks back and proves each of them by its id.
 
+use super::bases::Choice;
 use super::codec;
 use super::error::RepositoryError;
 use super::location::Location;
@@ -96,14 +97,15 @@ impl Repository {
             let plain = codec::decode(location.encoding, stored, location.plain_len).map_err(named)?;
             return if Id::of(&plain) == *id { Ok(plain) } else { Err(wrong()) };
         }
-        // Ids may begin alike, and one copy of a base may be damaged: the result tells which choice was right.
+        // One copy of a base may be damaged, and ids may begin alike: the result tells which choice was right.
         let mut choices = 1;
         for base in &location.bases {
             choices = choices.max(self.whole_copies(*base)?);
         }
         let mut failure = wrong();
-        for nth in 0..choices.min(MOST_CHOICES) {
-            match self.apply_delta(location, stored, nth) {
+        let proven = (0..choices.min(MOST_CHOICES)).map(Choice::Proven);
+        for choice in std::iter::once(Choice::First).chain(proven) {
+            match self.apply_delta(location, stored, choice) {
                 Ok(plain) if Id::of(&plain) == *id => return Ok(plain),
                 Ok(_) => {}
                 Err(error @ RepositoryError::Damaged { .. }) => failure = error,
@@ -166,7 +168,7 @@ impl Repository {
         let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
         let stored = self.read_stored(&location)?;
         let plain = if encoding.is_difference() {
-            self.apply_delta(&location, &stored, 0)?
+            self.apply_delta(&location, &stored, Choice::First)?
         } else {
             let named = |detail: String| self.damaged_at(&location, detail);
             codec::decode(encoding, &stored, plain_len).map_err(named)?

@@ -157,6 +157,28 @@ fn now_means_now() {
     });
 }
 
+/// What a backup that isn't published yet has stored looks like garbage: while one runs, nothing new is condemned.
+#[test]
+fn what_a_running_backup_has_stored_is_left_alone() {
+    let scratch = Scratch::new();
+    scratch.init();
+    for round in 0..2 {
+        scratch.file("tree/f", noise(1_000_000, round));
+        settle();
+        scratch.backup(&["tree"]);
+    }
+    let held = std::fs::File::open(scratch.path("repo/locks/writers")).unwrap();
+    let held =
+        nix::fcntl::Flock::lock(held, nix::fcntl::FlockArg::LockShared).map_err(|(_, errno)| errno).unwrap();
+    let first = scratch.ok(["prune", "--keep-last", "1"]);
+    assert_eq!(first["forgotten"].as_array().unwrap().len(), 1);
+    assert_eq!(first["condemned_bytes"], 0, "{first:#}");
+    assert!(first["warnings"].to_string().contains("another run is using the repository"), "{first:#}");
+    drop(held);
+    let second = scratch.ok(["prune"]);
+    assert!(second["condemned_bytes"].as_u64().unwrap() >= 1_000_000, "{second:#}");
+}
+
 /// What was condemned and is needed again isn't deleted, and a backup doesn't rely on what is condemned.
 #[test]
 fn condemned_data_is_pardoned_or_stored_again() {

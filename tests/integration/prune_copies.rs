@@ -77,14 +77,20 @@ fn write_pack(backend: &LocalBackend, copies: &[Copy]) {
 
 /// The repository's only snapshot holds one file, which is these chunks from now on.
 fn rewrite_manifest(repo: &Path, stamp: &str, needed: &[usize]) {
+    set_content(
+        repo,
+        stamp,
+        needed.iter().map(|chunk| ChunkRef { id: Id::of(&plain(*chunk)), len: 3000 }).collect(),
+    );
+}
+
+fn set_content(repo: &Path, stamp: &str, chunks: Vec<ChunkRef>) {
     let name = repo.join("snapshots").join(stamp);
     let line = std::fs::read_to_string(&name).unwrap();
     let old = repo.join("manifests").join(line.trim());
     let mut manifest = Manifest::decode(&std::fs::read(&old).unwrap()).unwrap();
     let root = manifest.sources[0].root.as_mut().unwrap();
-    let chunks: Vec<ChunkRef> =
-        needed.iter().map(|chunk| ChunkRef { id: Id::of(&plain(*chunk)), len: 3000 }).collect();
-    root.size = 3000 * chunks.len() as u64;
+    root.size = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
     root.content = if chunks.is_empty() { Content::Empty } else { Content::Chunks(chunks) };
     let bytes = manifest.encode();
     std::fs::remove_file(old).unwrap();
@@ -161,4 +167,72 @@ fn the_only_copy_that_reads_well_stays() {
     scratch.ok(["prune", "--keep-last", "9", "--now"]);
     scratch.ok(["check", "--read-data"]);
     scratch.ok(["restore", &stamp, "-t", "again"]);
+}
+
+/// A difference reads well, but is no base: the last whole copy that does stays for the sake of what is made to it.
+#[test]
+fn a_difference_does_not_stand_in_for_a_base() {
+    let (scratch, stamp) = one_file();
+    let repo = scratch.path("repo");
+    let backend = LocalBackend::new(&repo);
+    let before: std::collections::BTreeSet<_> = scratch.repository_files("packs").into_iter().collect();
+    let whole = |chunk| Copy { chunk, base: None };
+    write_pack(&backend, &[whole(0), whole(1)]);
+    write_pack(&backend, &[whole(1), whole(0)]);
+    let twins: Vec<_> =
+        scratch.repository_files("packs").into_iter().filter(|pack| !before.contains(pack)).collect();
+    write_pack(&backend, &[Copy { chunk: 0, base: Some(2) }, Copy { chunk: 1, base: Some(2) }, whole(2)]);
+    write_pack(&backend, &[Copy { chunk: 3, base: Some(0) }, Copy { chunk: 4, base: Some(1) }]);
+    rewrite_manifest(&repo, &stamp, &[0, 1, 3, 4]);
+    // Of the twins the first would stay.
+    let mut bytes = std::fs::read(&twins[0]).unwrap();
+    bytes[1500] ^= 1;
+    bytes[4500] ^= 1;
+    put(&twins[0], bytes);
+    scratch.ok(["prune", "--keep-last", "9", "--now"]);
+    scratch.ok(["restore", &stamp, "-t", "out"]);
+    let expected: Vec<u8> = [0, 1, 3, 4].into_iter().flat_map(plain).collect();
+    assert!(std::fs::read(scratch.path("out/file/one")).unwrap() == expected);
+}
+
+/// Of two bases each has a damaged copy and a good one, the good ones in different packs.
+#[test]
+fn each_base_is_read_where_it_reads_well() {
+    let (scratch, stamp) = one_file();
+    let repo = scratch.path("repo");
+    let backend = LocalBackend::new(&repo);
+    let whole = |chunk| Copy { chunk, base: None };
+    let packs = |scratch: &Scratch| -> std::collections::BTreeSet<_> {
+        scratch.repository_files("packs").into_iter().collect()
+    };
+    let damage = |before: &std::collections::BTreeSet<std::path::PathBuf>, at: usize| {
+        let pack = packs(&scratch).difference(before).next().unwrap().clone();
+        let mut bytes = std::fs::read(&pack).unwrap();
+        bytes[at] ^= 1;
+        // Under the name that it has now.
+        put(&pack, bytes);
+    };
+    for (one, other, bad) in [(0, 1, 1500), (1, 0, 1500)] {
+        let before = packs(&scratch);
+        write_pack(&backend, &[whole(one), whole(other)]);
+        damage(&before, bad);
+    }
+    // 6,000 bytes as a difference to both, one behind the other.
+    let both = [plain(2), plain(3)].concat();
+    let bases = [plain(0), plain(1)].concat();
+    let mixed: Vec<u8> = both.iter().zip(&bases).map(|(one, other)| one ^ other).collect();
+    let stored = zstd::bulk::compress(&mixed, 1).unwrap();
+    let record = ChunkRecord {
+        id: Id::of(&both),
+        stored_len: stored.len() as u32,
+        plain_len: both.len() as u32,
+        encoding: Encoding::difference(Method::Xor, 2).unwrap(),
+        bases: [Id::of(&plain(0)).prefix(), Id::of(&plain(1)).prefix()].into(),
+    };
+    let mut bytes = [Pack::begin(), stored].concat();
+    Pack { kind: PackKind::Data, records: vec![record] }.end(&mut bytes);
+    backend.put(&Key::Pack(Id::of(&bytes)).path(), &bytes).unwrap();
+    set_content(&repo, &stamp, vec![ChunkRef { id: Id::of(&both), len: both.len() as u32 }]);
+    scratch.ok(["restore", &stamp, "-t", "out"]);
+    assert!(std::fs::read(scratch.path("out/file/one")).unwrap() == both);
 }
