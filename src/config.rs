@@ -31,6 +31,18 @@ pub struct Config {
     pub retention: Policy,
     /// How long condemned files stay.
     pub grace: Duration,
+    pub encryption: EncryptionConfig,
+}
+
+/// `[encryption]`: how the repository is opened, and which one it must be.
+#[derive(Debug, Clone, Default)]
+pub struct EncryptionConfig {
+    pub identity: Option<PathBuf>,
+    pub passphrase_file: Option<PathBuf>,
+    /// A shell command that prints the passphrase.
+    pub passphrase_command: Option<String>,
+    /// The fingerprint of the repository's key: what isn't encrypted with that key is not used.
+    pub key: Option<String>,
 }
 
 /// A source and when it belongs to a backup.
@@ -65,6 +77,17 @@ struct File {
     restore: FileRestore,
     #[serde(default)]
     retention: FileRetention,
+    #[serde(default)]
+    encryption: FileEncryption,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct FileEncryption {
+    identity: Option<String>,
+    passphrase_file: Option<String>,
+    passphrase_command: Option<String>,
+    key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -198,6 +221,7 @@ impl Config {
             chown: file.restore.chown.as_deref().map(parse_owner).transpose()?,
             retention: file.retention.checked()?,
             grace: file.retention.grace.as_deref().map_or(Ok(GRACE), parse_duration)?,
+            encryption: encryption(file.encryption, base)?,
         })
     }
 }
@@ -234,6 +258,22 @@ fn one_source(name: String, source: FileSource, base: &Path) -> Result<Configure
     let kind_is_guessed =
         no_kind && spec.source_path.is_some() && !spec.read_path().exists() && !spec.path.exists();
     Ok(ConfiguredSource { spec, on_demand, kind_is_guessed, verify })
+}
+
+fn encryption(file: FileEncryption, base: &Path) -> Result<EncryptionConfig, String> {
+    let path = |text: Option<String>| text.map(|text| Ok::<_, String>(base.join(expand(&text)?))).transpose();
+    let is_fingerprint = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if file.key.as_deref().is_some_and(|key| !is_fingerprint(key)) {
+        return Err(
+            "[encryption]: key is the fingerprint that `icecore init` printed, 32 hexadecimal digits".into(),
+        );
+    }
+    Ok(EncryptionConfig {
+        identity: path(file.identity)?,
+        passphrase_file: path(file.passphrase_file)?,
+        passphrase_command: file.passphrase_command,
+        key: file.key,
+    })
 }
 
 fn hooks(file: FileHooks, base: &Path) -> Result<Hooks, String> {

@@ -23,10 +23,16 @@ pub trait Backend: Send + Sync {
     fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError>;
     /// As `put`, but of several writers of the same key exactly one succeeds; the others get `Exists`.
     fn put_new(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError>;
+    /// Proves that `put_new` has one winner here. Where the operating system promises it nothing is tried.
+    fn prove_exclusive(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
     /// Keys below a directory (recursively) with their sizes; empty if there is none. Unfinished writes aren't listed.
     fn list(&self, directory: &str) -> Result<Vec<(String, u64)>, BackendError>;
     /// Removes a key; an absent one is fine.
     fn delete(&self, key: &str) -> Result<(), BackendError>;
+    /// Removes what runs that were killed long ago have left behind. Failures don't matter.
+    fn remove_stale_temporaries(&self) {}
     /// Tries to take the named lock without waiting. It ends with its holder, however that ends, so it can't go stale.
     fn try_lock(&self, name: &str, kind: LockKind) -> Result<Lock, BackendError>;
 }

@@ -34,17 +34,6 @@ impl LocalBackend {
             .map_err(|error| BackendError::new("create", path.display().to_string(), error))
     }
 
-    /// Removes what killed runs left in `tmp/`, if it is more than a day old. Failures don't matter.
-    pub fn remove_stale_temporaries(&self) {
-        let directory = self.root.join("tmp");
-        for item in self.disk.list(&directory).unwrap_or_default() {
-            let age = item.modified.and_then(|time| SystemTime::now().duration_since(time).ok());
-            if item.is_file && age.is_some_and(|age| age > STALE_TEMPORARY) {
-                drop(self.disk.remove(&directory.join(item.name)));
-            }
-        }
-    }
-
     fn path(&self, key: &str) -> PathBuf {
         self.root.join(key)
     }
@@ -144,6 +133,16 @@ impl Backend for LocalBackend {
         match remove() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(|error| self.fail("delete", key, error)),
+        }
+    }
+
+    fn remove_stale_temporaries(&self) {
+        let directory = self.root.join("tmp");
+        for item in self.disk.list(&directory).unwrap_or_default() {
+            let age = item.modified.and_then(|time| SystemTime::now().duration_since(time).ok());
+            if item.is_file && age.is_some_and(|age| age > STALE_TEMPORARY) {
+                drop(self.disk.remove(&directory.join(item.name)));
+            }
         }
     }
 

@@ -123,6 +123,7 @@ pub fn draft_of(
 pub fn cutter_of(repository: &Repository) -> Cutter {
     let Chunking { min_bytes, average_bytes, max_bytes, database_bytes, .. } = *repository.chunking();
     Cutter::new(Sizes { min: min_bytes, average: average_bytes, max: max_bytes }, database_bytes)
+        .secret(repository.naming(), repository.gear())
 }
 
 /// Everything that reading sources needs.

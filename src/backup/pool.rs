@@ -3,7 +3,6 @@
 use super::old::Old;
 use crate::chunking::{Cuts, Cutter, replay};
 use crate::format::{ChunkRef, PackKind};
-use crate::id::Id;
 use crate::repository::{ChunkWriter, NewChunk, RepositoryError};
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -108,7 +107,7 @@ fn keep(
         let (plain, after) = rest.split_at_checked(*length).unwrap_or((rest, &[]));
         let near = near.get(number).cloned().unwrap_or_default();
         let old = old.map_or(&[][..], |old| old.range(near));
-        chunks.push(NewChunk { id: Id::of(plain), plain, old });
+        chunks.push(NewChunk { id: writer.naming().id_of(plain), plain, old });
         rest = after;
     }
     writer.put_all(PackKind::Data, &chunks)?;

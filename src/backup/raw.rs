@@ -150,7 +150,7 @@ impl Saver<'_> {
         let recorder = TreeRecorder::new(
             self.writer,
             self.pool,
-            self.cutter,
+            self.cutter.clone(),
             parent,
             scratch,
             self.memory,

@@ -230,7 +230,7 @@ impl<'r> TreeRecorder<'r> {
             let len = Node::chunk_bytes(&bytes);
             let nodes = old.as_ref().filter(|_| len > 0).map(|old| old.nodes_of(at, len));
             at += len;
-            let id = Id::of(&bytes);
+            let id = writer.naming().id_of(&bytes);
             let node = NewChunk { id, plain: &bytes, old: &nodes.unwrap_or_default() };
             writer.put_all(PackKind::Tree, &[node]).map_err(record)?;
             Ok::<_, CaptureError>(id)
@@ -303,7 +303,7 @@ impl Recorder for TreeRecorder<'_> {
         stream.give_back(start);
         let mut bytes = 0;
         if cuts == self.cutter.cuts_before(&old.lengths()) {
-            let (pool, cutter, progress) = (self.pool, self.cutter, self.progress);
+            let (pool, cutter, progress) = (self.pool, self.cutter.clone(), self.progress);
             let replaying = Replaying { pool, cutter, cuts, old: Arc::clone(&old), progress };
             bytes = replaying.run(&mut stream, &mut handed)?;
         }
@@ -353,7 +353,8 @@ impl Recorder for TreeRecorder<'_> {
         }
         let memory = self.memory.0.load(Ordering::Relaxed);
         let go_on = || go_on() && !self.progress.interrupted();
-        let read = Retake::read(&chunks, file, memory, self.temporary_directory, &go_on);
+        let read =
+            Retake::read(self.writer.naming(), &chunks, file, memory, self.temporary_directory, &go_on);
         let retake = read.map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut if self.progress.interrupted() => CaptureError::Interrupted,
             io::ErrorKind::TimedOut => CaptureError::HeldTooLong,

@@ -5,7 +5,6 @@ use super::old::Old;
 use super::pool::{Handed, Pool, Promise, Work};
 use super::stream::Stream;
 use crate::chunking::{Cuts, Cutter, LOOKAHEAD_BYTES};
-use crate::id::Id;
 use crate::progress::Progress;
 use crate::source::CaptureError;
 use std::collections::VecDeque;
@@ -112,7 +111,7 @@ impl Replaying<'_> {
         stream.give_back(read.get(len..).unwrap_or_default().to_vec());
         read.truncate(looked_at);
         let bytes = Arc::new(read);
-        let (old, cutter, cuts) = (Arc::clone(&self.old), self.cutter, self.cuts);
+        let (old, cutter, cuts) = (Arc::clone(&self.old), self.cutter.clone(), self.cuts);
         let work = Work::Replay { range: range.clone(), old, cutter, cuts, last };
         let promise = self.pool.submit(Arc::clone(&bytes), work);
         Ok(Some(Sent { bytes, len, range, last, promise }))
@@ -135,7 +134,8 @@ impl Replaying<'_> {
             let last = bytes.len() < SEARCH_BYTES;
             let (mut lengths, mut cut, mut found, mut known) = (Vec::new(), 0, None, None);
             while let Some(len) = self.cutter.next(self.cuts, bytes.get(cut..).unwrap_or_default(), last) {
-                let number = self.old.find(&Id::of(bytes.get(cut..cut + len).unwrap_or_default()));
+                let number =
+                    self.old.find(&self.cutter.naming().id_of(bytes.get(cut..cut + len).unwrap_or_default()));
                 lengths.push(len);
                 cut += len;
                 // One chunk may be known by chance, zeros for example; with its neighbour it is a place.

@@ -2,6 +2,7 @@
 
 use crate::chunking::{Recorded, compare_at_boundaries, read_up_to};
 use crate::format::ChunkRef;
+use crate::id::Naming;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -32,6 +33,7 @@ impl Retake {
     /// Reads the file and compares it with the chunks that it consisted of. What differs is kept in memory up to
     /// `memory` bytes, beyond that in a scratch file below `directory`. `TimedOut` once `go_on` says no.
     pub fn read(
+        naming: Naming,
         chunks: &[ChunkRef],
         file: &File,
         memory: usize,
@@ -51,7 +53,7 @@ impl Retake {
         let read = |buffer: &mut [u8], offset| {
             if go_on() { read_up_to(file, buffer, offset) } else { Err(io::ErrorKind::TimedOut.into()) }
         };
-        compare_at_boundaries(&recorded, &read, &|number, _, bytes, same| {
+        compare_at_boundaries(naming, &recorded, &read, &|number, _, bytes, same| {
             let piece = match stable.get(number).filter(|_| same) {
                 Some(chunk) => Some(Piece::Same(*chunk)),
                 None => set_aside(&mut lock(&aside), bytes)?,
@@ -138,7 +140,7 @@ impl Read for Run<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Piece, Retake};
+    use super::{Naming, Piece, Retake};
     use crate::format::ChunkRef;
     use crate::id::Id;
     use proptest::prelude::{ProptestConfig, prop, proptest};
@@ -168,7 +170,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&new).unwrap();
-            let mut retake = Retake::read(&chunks, &file, memory, directory.path(), &|| true).unwrap();
+            let mut retake = Retake::read(Naming::PLAIN, &chunks, &file, memory, directory.path(), &|| true).unwrap();
             let mut found = Vec::new();
             for piece in retake.pieces.clone() {
                 match piece {
@@ -193,7 +195,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![1; 10 << 20]).unwrap();
-        let stopped = Retake::read(&[], &file, 0, directory.path(), &|| false);
+        let stopped = Retake::read(Naming::PLAIN, &[], &file, 0, directory.path(), &|| false);
         assert_eq!(stopped.err().map(|error| error.kind()), Some(std::io::ErrorKind::TimedOut));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::inspect::Problem;
 use crate::backend::ErrorKind;
-use crate::format::{DoomedFile, Key, Manifest, ProofFile};
+use crate::format::Key;
 use crate::id::Id;
 use crate::repository::{Repository, RepositoryError, Snapshots};
 use std::collections::HashSet;
@@ -50,6 +50,10 @@ pub fn check_files(repository: &Repository, snapshots: &Snapshots) -> Result<Fil
                     let detail = format!("it doesn't prove itself, so that it {worth} nothing");
                     files.problems.push(Problem::damaged(path, detail));
                 }
+                Some(key @ Key::WrappedKey(_)) if !is_sound(repository, &key)? => {
+                    let detail = "it doesn't prove itself, so that it unlocks nothing";
+                    files.problems.push(Problem::damaged(path, detail.to_owned()));
+                }
                 Some(Key::Pin(stamp)) if snapshots.get(stamp).is_none() => {
                     files.notes.push(format!("{path} pins a snapshot that isn't there"));
                 }
@@ -64,16 +68,6 @@ pub fn check_files(repository: &Repository, snapshots: &Snapshots) -> Result<Fil
 fn is_sound(repository: &Repository, key: &Key) -> Result<bool, RepositoryError> {
     match repository.backend().get(&key.path()) {
         Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
-        other => Ok(proves_itself(key, &other?)),
-    }
-}
-
-/// These bytes are a small file of that name. Whatever isn't named by its bytes is taken for it.
-pub fn proves_itself(key: &Key, bytes: &[u8]) -> bool {
-    match key {
-        Key::Manifest(id) => Id::of(bytes) == *id && Manifest::decode(bytes).is_ok(),
-        Key::Proof(id) => Id::of(bytes) == *id && ProofFile::decode(bytes).is_ok(),
-        Key::Doomed(id) => Id::of(bytes) == *id && DoomedFile::decode(bytes).is_ok(),
-        _ => true,
+        other => Ok(repository.proves_itself(key, other?)),
     }
 }

@@ -1,7 +1,6 @@
 //! Makes a damaged repository sound again, as far as its bytes, and the live sources, allow. What is removed is kept aside.
 
 use super::affected::Affected;
-use super::files::proves_itself;
 use super::inspect::{Checked, ReadData, Scope, check, inspect};
 use super::packs::Part;
 use crate::backend::ErrorKind;
@@ -156,7 +155,7 @@ impl Repair<'_> {
         for directory in ["proofs", "doomed", "manifests"] {
             for (path, _) in self.repository.backend().list(directory)? {
                 let bytes = self.repository.backend().get(&path)?;
-                if Key::parse(&path).is_some_and(|key| !proves_itself(&key, &bytes)) {
+                if Key::parse(&path).is_some_and(|key| !self.repository.proves_itself(&key, bytes.clone())) {
                     self.quarantine(&path)?;
                 }
             }
@@ -289,7 +288,7 @@ impl Repair<'_> {
                     continue;
                 }
                 let Some(bytes) = replacements(snapshot, affected, *at, chunk.len) else { continue };
-                if Id::of(&bytes) == chunk.id {
+                if self.repository.naming().id_of(&bytes) == chunk.id {
                     writer.put(PackKind::Data, &bytes)?;
                     found.insert(chunk.id);
                 }

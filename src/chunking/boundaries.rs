@@ -1,7 +1,7 @@
 //! Compares a content with the chunks that it consisted of before, at their boundaries, on all cores.
 
 use crate::cores::on_all_cores;
-use crate::id::Id;
+use crate::id::{Id, Naming};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -33,9 +33,14 @@ struct Batch<'c> {
 }
 
 /// Reads the content once and tells of each chunk whether it is as it was.
-pub fn compare_at_boundaries(chunks: &[Recorded], read: ReadUpTo<'_>, tell: Tell<'_>) -> io::Result<()> {
+pub fn compare_at_boundaries(
+    naming: Naming,
+    chunks: &[Recorded],
+    read: ReadUpTo<'_>,
+    tell: Tell<'_>,
+) -> io::Result<()> {
     let batches = batches(chunks);
-    let work = |number: usize| batches.get(number).map_or(Ok(()), |batch| batch.compare(read, tell));
+    let work = |number: usize| batches.get(number).map_or(Ok(()), |batch| batch.compare(naming, read, tell));
     let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
     if bytes < PARALLEL_BYTES {
         (0..batches.len()).try_for_each(work)
@@ -64,14 +69,14 @@ fn batches(chunks: &[Recorded]) -> Vec<Batch<'_>> {
 }
 
 impl Batch<'_> {
-    fn compare(&self, read: ReadUpTo<'_>, tell: Tell<'_>) -> io::Result<()> {
+    fn compare(&self, naming: Naming, read: ReadUpTo<'_>, tell: Tell<'_>) -> io::Result<()> {
         let len: u64 = self.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
         let mut buffer = vec![0; len as usize];
         let read = read(&mut buffer, self.offset)?;
         let (mut rest, mut offset) = (buffer.get(..read).unwrap_or_default(), self.offset);
         for (number, chunk) in (self.first..).zip(self.chunks) {
             let (bytes, after) = rest.split_at_checked(chunk.len as usize).unwrap_or((rest, &[]));
-            let same = bytes.len() == chunk.len as usize && Id::of(bytes) == chunk.id;
+            let same = bytes.len() == chunk.len as usize && naming.id_of(bytes) == chunk.id;
             tell(number, offset, bytes, same)?;
             offset += u64::from(chunk.len);
             rest = after;
@@ -97,7 +102,7 @@ pub fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usi
 #[cfg(test)]
 mod tests {
     use super::{Recorded, compare_at_boundaries};
-    use crate::id::Id;
+    use crate::id::{Id, Naming};
     use proptest::prelude::{ProptestConfig, prop, proptest};
     use std::sync::Mutex;
 
@@ -125,7 +130,7 @@ mod tests {
                 Ok(count)
             };
             let told = Mutex::new(vec![None; recorded.len()]);
-            compare_at_boundaries(&recorded, &read, &|number, offset, bytes, same| {
+            compare_at_boundaries(Naming::PLAIN, &recorded, &read, &|number, offset, bytes, same| {
                 assert_eq!(offset as usize, number * chunk);
                 let end = (offset as usize + bytes.len()).min(new.len());
                 assert!(new.get(offset as usize..end).unwrap_or_default() == bytes);

@@ -1,7 +1,9 @@
 //! Content-defined cuts by FastCDC (Xia et al., 2020), so that equal bytes get equal chunks wherever they lie; databases,
 //! whose pages never move, are cut at fixed places.
 
-use fastcdc::v2020::FastCDC;
+use crate::id::Naming;
+use fastcdc::v2020::{self, FastCDC, Normalization};
+use std::sync::Arc;
 
 /// How every SQLite database begins (<https://sqlite.org/fileformat2.html>).
 const DATABASE_MAGIC: &[u8] = b"SQLite format 3\0";
@@ -22,18 +24,40 @@ pub enum Cuts {
     Every(u32),
 }
 
+/// Numbers for each byte, which decide where cuts fall. Secret ones keep lengths of chunks from telling what they hold.
+pub type Gear = [u64; 256];
+
 /// Cuts buffers into chunks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Cutter {
     sizes: Sizes,
     /// 0: databases are cut like everything else.
     database_bytes: u32,
+    naming: Naming,
+    gear: Option<Arc<SecretGear>>,
+}
+
+struct SecretGear {
+    gear: Gear,
+    shifted: Gear,
 }
 
 impl Cutter {
     /// A cutter with these bounds, which cuts databases at multiples of `database_bytes`, if that isn't 0.
     pub fn new(sizes: Sizes, database_bytes: u32) -> Self {
-        Self { sizes, database_bytes }
+        Self { sizes, database_bytes, naming: Naming::PLAIN, gear: None }
+    }
+
+    /// One that gives chunks these ids, and cuts by this gear instead of FastCDC's own.
+    pub fn secret(self, naming: Naming, gear: Option<Box<Gear>>) -> Self {
+        let gear =
+            gear.map(|gear| Arc::new(SecretGear { gear: *gear, shifted: gear.map(|value| value << 1) }));
+        Self { naming, gear, ..self }
+    }
+
+    /// How chunks get their ids.
+    pub fn naming(&self) -> Naming {
+        self.naming
     }
 
     /// How a content that begins like this is cut.
@@ -77,8 +101,31 @@ impl Cutter {
             Cuts::ByContent => {
                 let Sizes { min, average, max } = self.sizes;
                 let window = buffer.get(..max as usize).unwrap_or(buffer);
-                let mut chunks = FastCDC::new(window, min as usize, average as usize, max as usize);
-                (chunks.next().map_or(window.len(), |chunk| chunk.length), max)
+                let (min, average, most) = (min as usize, average as usize, max as usize);
+                let len = match &self.gear {
+                    None => FastCDC::new(window, min, average, most)
+                        .next()
+                        .map_or(window.len(), |chunk| chunk.length),
+                    Some(_) if window.len() <= min => window.len(),
+                    Some(secret) => {
+                        let (small, large) = v2020::select_masks(average, Normalization::Level1);
+                        let SecretGear { gear, shifted } = &**secret;
+                        v2020::cut_gear(
+                            window,
+                            min,
+                            average,
+                            most,
+                            small,
+                            large,
+                            small << 1,
+                            large << 1,
+                            gear,
+                            shifted,
+                        )
+                        .1
+                    }
+                };
+                (len, max)
             }
         };
         // A cut at the end of the bytes is one only where they end, or can't be more.

@@ -5,5 +5,5 @@ mod content_defined;
 mod replay;
 
 pub use boundaries::{Recorded, compare_at_boundaries, read_up_to};
-pub use content_defined::{Cuts, Cutter, Sizes};
+pub use content_defined::{Cuts, Cutter, Gear, Sizes};
 pub use replay::{LOOKAHEAD_BYTES, Piece, Replayed, replay};

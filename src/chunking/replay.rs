@@ -49,7 +49,7 @@ pub fn replay(cutter: &Cutter, cuts: Cuts, bytes: &[u8], recorded: &[Recorded], 
         let start = starts.get(number).copied()?;
         let slot = found.get_mut(number)?;
         if slot.is_none() {
-            *slot = Some(Id::of(bytes.get(start..start + chunk.len as usize)?));
+            *slot = Some(cutter.naming().id_of(bytes.get(start..start + chunk.len as usize)?));
         }
         slot.map(|id| (id, id == chunk.id))
     };
@@ -72,7 +72,7 @@ pub fn replay(cutter: &Cutter, cuts: Cuts, bytes: &[u8], recorded: &[Recorded], 
         }
         let rest = bytes.get(at..).unwrap_or_default();
         let Some(len) = cutter.next(cuts, rest, last).filter(|len| at + len <= end) else { break };
-        let id = Id::of(rest.get(..len).unwrap_or_default());
+        let id = cutter.naming().id_of(rest.get(..len).unwrap_or_default());
         let first = starts.partition_point(|start| *start <= at).saturating_sub(1);
         let behind = starts.partition_point(|start| *start < at + len).min(recorded.len());
         let old = first.min(behind)..behind;

@@ -18,7 +18,7 @@ Begin with:
   icecore restore latest --confirm-service-stopped   put it back in place
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 done but some entries could not be read or owners set, 10 no repository,
-11 busy, 13 no such snapshot, 14 repository damaged, 16 not enough space, 20 invalid (not published), 21 a source kept
+11 busy, 12 wrong or missing key, 13 no such snapshot, 14 repository damaged, 15 some replica failed, 16 not enough space, 20 invalid (not published), 21 a source kept
 changing or could not be held, 22 refused, 23 restore incomplete, 24 restored but the check of the result failed,
 25 a hook failed, 130/143 ended by a signal. Unknown codes mean failure."
 )]
@@ -65,6 +65,12 @@ pub struct Global {
     /// Where journals of restores go if the repository can't be written [default: $XDG_STATE_HOME/icecore, ~/.local/state/icecore, for root without HOME /var/lib/icecore]
     #[arg(long, global = true, env = "ICECORE_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// The age identity file or ssh private key that opens an encrypted repository
+    #[arg(long, global = true, env = "ICECORE_IDENTITY", value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// A file whose first line is the passphrase of an encrypted repository, or of the identity [default: asked at a terminal]
+    #[arg(long, global = true, env = "ICECORE_PASSPHRASE_FILE", value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
     /// Keep a chunk index up to this size in memory; a larger one goes to the cache directory (MiB)
     #[arg(long, global = true, env = "ICECORE_INDEX_MEMORY", value_name = "MIB", default_value_t = 128)]
     pub index_memory: u64,
@@ -88,6 +94,7 @@ pub enum Verb {
     Prune(Prune),
     Check(Check),
     Repair(Repair),
+    Key(KeyArguments),
     Completions(Completions),
     Man(Man),
 }
@@ -101,6 +108,12 @@ pub struct Init {
     /// Do nothing if there is one already
     #[arg(long)]
     pub if_missing: bool,
+    /// Encrypt the repository, for this recipient: age1…, an ssh public key, or a file that holds one (may be repeated)
+    #[arg(long = "recipient", value_name = "KEY")]
+    pub recipients: Vec<String>,
+    /// Encrypt the repository, for whoever knows a passphrase (from --passphrase-file, or asked for at the terminal)
+    #[arg(long)]
+    pub passphrase: bool,
     /// Also write a config (never over an existing one)
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "icecore.toml")]
     pub write_config: Option<PathBuf>,
@@ -419,6 +432,45 @@ pub struct Repair {
     /// Only say what is wrong, as `check --read-data` does
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+}
+
+/// Show and change who can open an encrypted repository
+///
+/// The repository has one random key; keys/ holds it once for each recipient, wrapped with age. Adding or removing one rewrites no
+/// data. Encryption is chosen at `init`, with --recipient or --passphrase.
+#[derive(Args)]
+pub struct KeyArguments {
+    #[command(subcommand)]
+    pub action: KeyAction,
+}
+
+#[derive(Subcommand)]
+pub enum KeyAction {
+    /// List for whom the repository's key is wrapped
+    List,
+    /// Wrap it for another recipient, or for a passphrase
+    Add(KeyAdd),
+    /// Remove a wrapped key (not the last one)
+    Remove {
+        /// Its holder, or its whole name
+        name: String,
+    },
+}
+
+#[derive(Args)]
+pub struct KeyAdd {
+    /// age1…, an ssh public key, or a file that holds one
+    #[arg(long, value_name = "KEY", conflicts_with = "passphrase", required_unless_present = "passphrase")]
+    pub recipient: Option<String>,
+    /// A passphrase, asked for at the terminal, or from --new-passphrase-file
+    #[arg(long)]
+    pub passphrase: bool,
+    /// A file whose first line is the new passphrase
+    #[arg(long, value_name = "FILE", requires = "passphrase")]
+    pub new_passphrase_file: Option<PathBuf>,
+    /// What the key is called [default: recipient or passphrase]
+    #[arg(long)]
+    pub name: Option<String>,
 }
 
 /// Print a completion script for a shell

@@ -9,11 +9,12 @@ use super::prune;
 use super::report::Report;
 use super::restore::by_unfinished;
 use super::selection::select;
-use crate::backend::LocalBackend;
 use crate::backup::BackupRequest;
 use crate::config::{FULL_EVERY, parse_duration};
 use crate::flow::{PublishRequest, Published, prove_and_publish};
-use crate::format::{Consistency, Level, Manifest, Note, NoteReason, Severity, SourceKind, SourceRecord};
+use crate::format::{
+    Consistency, Key, Level, Manifest, Note, NoteReason, Severity, SourceKind, SourceRecord,
+};
 use crate::progress::Progress;
 use crate::source::{CaptureOptions, HoldMode, SourceSpec};
 use crate::stamp::rfc3339_millis;
@@ -50,15 +51,15 @@ pub fn run(context: &Context, arguments: &args::Backup, progress: &dyn Progress)
     drop(repository.lock(&format!("backup-{}", context.profile), context.patience()?)?);
     refuse_unfinished(&sources)?;
     let request = request(context, arguments, sources)?;
-    LocalBackend::new(context.repository_path()?).remove_stale_temporaries();
+    repository.backend().remove_stale_temporaries();
     let published = prove_and_publish(&repository, &request, progress).map_err(|unpublished| {
         let mut failure = Failure::from(unpublished.error);
         failure.warnings = unpublished.warnings;
         failure.keys.insert("duration_ms".into(), json!(started.elapsed().as_millis() as u64));
         failure
     })?;
-    let root = context.repository_path()?.join("snapshots").join(published.manifest.stamp.to_string());
-    let mut report = report(&published, &root.display().to_string(), started.elapsed().as_millis() as u64);
+    let root = context.place()?.join(&Key::Snapshot(published.manifest.stamp).path());
+    let mut report = report(&published, &root, started.elapsed().as_millis() as u64);
     if arguments.prune {
         prune_afterwards(context, progress, &mut report);
     }
@@ -103,7 +104,7 @@ fn request(
         sources,
         author: context.author(arguments.tags.clone()),
         options,
-        repository_path: Some(context.repository_path()?),
+        repository_path: context.local_path(),
     };
     let full_every = context.config.as_ref().map_or(FULL_EVERY, |config| config.full_every);
     let depth = match arguments.validate {

@@ -9,7 +9,7 @@ use super::format_text::{bytes, millis, name};
 use super::list::{notes, snapshot_json};
 use super::report::Report;
 use crate::catalog::{Change, Difference, NotFound, differences, find, source_root};
-use crate::format::{Entry, EntryKind, NoteReason, SourceRecord};
+use crate::format::{Entry, EntryKind, Key, NoteReason, SourceRecord};
 use crate::repository::{FileReader, Repository, RepositoryError, Snapshot, Snapshots};
 use crate::stamp::rfc3339_millis;
 use serde_json::{Value, json};
@@ -34,8 +34,8 @@ fn open(context: &Context) -> Result<Opened, Failure> {
 pub fn show(context: &Context, arguments: &args::Show) -> Result<Report, Failure> {
     let Opened { repository, snapshots } = open(context)?;
     let snapshot = find(&snapshots, &arguments.stamp, &context.profile, None)?;
-    let root = context.repository_path()?.join("snapshots").join(snapshot.stamp.to_string());
-    let mut described = snapshot_json(snapshot, &root.display().to_string());
+    let root = context.place()?.join(&Key::Snapshot(snapshot.stamp).path());
+    let mut described = snapshot_json(snapshot, &root);
     let proofs: Vec<Value> = repository
         .proof_files()?
         .into_iter()

@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// So many concerned files are told to a person; a script gets all.
 const SHOWN: usize = 20;
@@ -104,8 +105,8 @@ pub fn run_repair(
     arguments: &args::Repair,
     progress: &dyn Progress,
 ) -> Result<Report, Failure> {
-    let path = context.repository_path()?;
-    let open = || context.open_at(&path);
+    let backend = context.backend()?;
+    let open = || context.open_on(Arc::clone(&backend));
     if arguments.dry_run {
         let all = args::Check { read_data: Some("100".into()) };
         return run(context, &all, progress);

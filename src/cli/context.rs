@@ -3,9 +3,11 @@
 use super::args::Global;
 use super::failure::Failure;
 use super::forget::needed_by;
-use crate::backend::{ErrorKind, LocalBackend};
+use super::place::Place;
+use crate::backend::{Backend, ErrorKind};
 use crate::backup::Author;
 use crate::config::{Config, ConfiguredSource, GRACE, check_profile, parse_duration};
+use crate::crypto::RepositoryKey;
 use crate::id::Id;
 use crate::repository::{IndexOptions, Repository, RepositoryError};
 use crate::restore::{JournalPlace, OpenJournal};
@@ -15,7 +17,7 @@ use std::collections::HashSet;
 use std::env;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// Everything that flags, environment and config say, put together.
@@ -25,6 +27,9 @@ pub struct Context {
     pub profile: String,
     /// Said with the verb's own warnings.
     pub warnings: Vec<String>,
+    /// The key of the repository that was opened, so that nobody is asked twice.
+    pub(super) key: Mutex<Option<RepositoryKey>>,
+    backend: OnceLock<Arc<dyn Backend>>,
 }
 
 impl Context {
@@ -36,45 +41,69 @@ impl Context {
         let of_config = || config.as_ref().map(|config| config.profile.clone());
         let profile = global.profile.clone().or_else(of_config).unwrap_or_else(|| "default".into());
         check_profile(&profile).map_err(Failure::usage)?;
-        Ok(Self { global, config, profile, warnings })
+        Ok(Self { global, config, profile, warnings, key: Mutex::default(), backend: OnceLock::new() })
     }
 
     /// Where the repository is.
-    pub fn repository_path(&self) -> Result<PathBuf, Failure> {
+    pub fn place(&self) -> Result<Place, Failure> {
         let of_config = || self.config.as_ref().and_then(|config| config.repository.clone());
         let location = self.global.repo.clone().or_else(of_config).ok_or_else(|| {
             Failure::usage("which repository?")
                 .hint("name it with -r PATH, in ICECORE_REPOSITORY, or as `repository` in icecore.toml")
         })?;
-        if location.is_empty() {
-            return Err(
-                Failure::usage("the repository's path is empty").hint("is the variable that holds it set?")
-            );
+        Place::parse(&location)
+    }
+
+    /// The repository's directory, if it is here.
+    pub fn local_path(&self) -> Option<PathBuf> {
+        self.place().ok()?.local().map(Path::to_owned)
+    }
+
+    /// Where the repository's files are; a connection is made once.
+    pub fn backend(&self) -> Result<Arc<dyn Backend>, Failure> {
+        if let Some(known) = self.backend.get() {
+            return Ok(Arc::clone(known));
         }
-        match location.split_once("://") {
-            None => std::path::absolute(&location).map_err(|error| Failure::usage(error.to_string())),
-            Some(("file", path)) => Ok(PathBuf::from(path)),
-            Some((scheme, _)) => Err(Failure::usage(format!("this version has no {scheme}:// repositories"))
-                .hint("use a local directory; a copy by rsync -a is a repository too")),
-        }
+        let made = self.backend_of(&self.place()?)?;
+        Ok(Arc::clone(self.backend.get_or_init(|| made)))
     }
 
     /// Opens the repository.
     pub fn open(&self) -> Result<Repository, Failure> {
-        Ok(self.open_at(&self.repository_path()?)?)
+        Ok(self.open_on(self.backend()?)?)
     }
 
-    /// Opens the repository that lies there.
-    pub fn open_at(&self, path: &Path) -> Result<Repository, RepositoryError> {
-        let options = IndexOptions {
+    /// Opens the repository that lies there. One that isn't encrypted as the config says is not used: somebody has put it in the
+    /// other one's place.
+    pub fn open_on(&self, backend: Arc<dyn Backend>) -> Result<Repository, RepositoryError> {
+        let location = backend.location();
+        let repository = Repository::open_locked(backend, self.index_options(), &mut self.unlock())?;
+        let expected = self.config.as_ref().and_then(|config| config.encryption.key.as_deref());
+        let fingerprint = repository.key().map(RepositoryKey::fingerprint);
+        match expected {
+            Some(expected) if self.global.repo.is_none() && fingerprint.as_deref() != Some(expected) => {
+                let detail = match fingerprint {
+                    Some(other) => format!("its key is {other}, and the config says {expected}"),
+                    None => {
+                        format!("the config says so (key {expected}), but it is not: somebody has changed it")
+                    }
+                };
+                Err(RepositoryError::Locked { location, detail })
+            }
+            _ => Ok(repository),
+        }
+    }
+
+    /// How indexes are kept.
+    pub fn index_options(&self) -> IndexOptions {
+        IndexOptions {
             cache_directory: self.cache_directory(),
             memory_limit_bytes: self.global.index_memory.saturating_mul(1 << 20),
-        };
-        Repository::open(Arc::new(LocalBackend::new(path)), options)
+        }
     }
 
     /// The first of these that is set: flag or environment, XDG, HOME, and for root without HOME (cron) the system's.
-    fn cache_directory(&self) -> Option<PathBuf> {
+    pub(super) fn cache_directory(&self) -> Option<PathBuf> {
         let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         self.global
             .cache_dir
@@ -97,13 +126,14 @@ impl Context {
     /// Where the journal of a restore goes, and whether that is the repository: there if it can be written. With an undo, a
     /// state directory that was named comes first.
     pub fn journal_place(&self, has_undo: bool) -> Result<(JournalPlace, bool), Failure> {
-        let repository = JournalPlace::new(self.repository_path()?);
+        let repository = self.place()?.local().map(JournalPlace::new);
         let is_elsewhere = has_undo && self.global.state_dir.is_some();
-        match repository.prepare() {
-            _ if is_elsewhere => {}
-            Ok(()) => return Ok((repository, true)),
-            Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::NoSpace) => {}
-            Err(error) => return Err(error.into()),
+        if let Some(repository) = repository.filter(|_| !is_elsewhere) {
+            match repository.prepare() {
+                Ok(()) => return Ok((repository, true)),
+                Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::NoSpace) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let nowhere = || {
             Failure::usage(
@@ -132,7 +162,7 @@ impl Context {
 
     /// The journals of restores, oldest first, in the repository and in the state directory, and what is wrong with them.
     pub fn journals(&self) -> (Vec<OpenJournal>, Vec<String>) {
-        let places = self.repository_path().ok().into_iter().chain(self.state_directory());
+        let places = self.local_path().into_iter().chain(self.state_directory());
         let (mut found, mut warnings) = (Vec::new(), Vec::new());
         for place in places {
             match JournalPlace::new(place).list() {
@@ -179,7 +209,7 @@ impl Context {
             };
         }
         let usual = [env::var_os("TMPDIR").map(PathBuf::from), Some("/tmp".into()), Some("/var/tmp".into())];
-        let own = self.repository_path().ok().map(|path| path.join("tmp"));
+        let own = self.local_path().map(|path| path.join("tmp"));
         let found = usual.into_iter().chain([own]).flatten().find(|path| is_writable(path));
         found.ok_or_else(|| {
             Failure::usage("there is no writable directory for scratch copies")

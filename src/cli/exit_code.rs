@@ -11,8 +11,12 @@ pub enum ExitCode {
     Incomplete,
     NoRepository,
     Busy,
+    /// The repository's key is missing or wrong.
+    WrongKey,
     NoSnapshot,
     Damaged,
+    /// Some replica could not be brought up to date.
+    ReplicaFailed,
     NoSpace,
     Invalid,
     KeptChanging,
@@ -34,8 +38,10 @@ impl ExitCode {
             Self::Incomplete => 3,
             Self::NoRepository => 10,
             Self::Busy => 11,
+            Self::WrongKey => 12,
             Self::NoSnapshot => 13,
             Self::Damaged => 14,
+            Self::ReplicaFailed => 15,
             Self::NoSpace => 16,
             Self::Invalid => 20,
             Self::KeptChanging => 21,

@@ -152,6 +152,15 @@ impl From<RepositoryError> for Failure {
                     .at(Path::new(&location))
                     .hint("choose an empty or new directory; nothing was changed")
             }
+            RepositoryError::Locked { location, .. } => {
+                Self::new(ExitCode::WrongKey, "wrong_key", message).at(Path::new(&location)).hint(
+                    "name the age identity or ssh key that opens it with --identity, ICECORE_IDENTITY or [encryption] in the \
+                     config; a passphrase comes from --passphrase-file, ICECORE_PASSPHRASE_FILE or the terminal. `icecore key \
+                     list` shows for whom the key is wrapped; nothing was changed",
+                )
+            }
+            RepositoryError::Crypto(_) => Self::new(ExitCode::Unexpected, "encryption_failed", message)
+                .hint("nothing was published"),
             RepositoryError::Damaged { ref file, .. } => {
                 let path = file.clone();
                 Self::new(ExitCode::Damaged, "repository_damaged", message)

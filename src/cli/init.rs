@@ -4,11 +4,14 @@ use super::args;
 use super::context::Context;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
+use super::key::new_files as key_files;
+use super::place::Place;
 use super::report::Report;
 use super::selection::name_of;
-use crate::backend::{Backend, LocalBackend};
+use crate::backend::LocalBackend;
+use crate::crypto::RepositoryKey;
 use crate::format::Key;
-use crate::repository::{Repository, RepositoryError};
+use crate::repository::{KeyFiles, Repository, RepositoryError};
 use crate::source::find_sources;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -18,63 +21,100 @@ use std::sync::Arc;
 
 /// Every key of the JSON document.
 pub fn skeleton() -> Value {
-    json!({ "repository": null, "id": null, "created": false, "config": null })
+    json!({ "repository": null, "id": null, "created": false, "config": null, "fingerprint": null, "keys": [] })
 }
 
 /// Makes the repository, then the config.
 pub fn run(context: &Context, arguments: &args::Init) -> Result<Report, Failure> {
-    let path = context.repository_path()?;
-    let (id, created) = make(&path, arguments.if_missing)?;
-    let path = std::fs::canonicalize(&path).unwrap_or(path);
-    let mut lines = if created {
-        vec![format!("repository {} made", path.display())]
-    } else {
-        vec![format!("repository {} is there already", path.display())]
+    let place = context.place()?;
+    let made = make(context, &place, arguments)?;
+    let Made { created, .. } = made;
+    let place = match place.local().map(std::fs::canonicalize) {
+        Some(Ok(path)) => Place::Local(path),
+        _ => place,
     };
+    let mut lines = if created {
+        vec![format!("repository {place} made")]
+    } else {
+        vec![format!("repository {place} is there already")]
+    };
+    if let Some(fingerprint) = &made.fingerprint {
+        lines.push(format!("it is encrypted; its key's fingerprint is {fingerprint}"));
+        lines.push(
+            "keep what opens it (identity or passphrase) somewhere else: without it nothing can be restored"
+                .into(),
+        );
+    }
     let mut written = Value::Null;
     if let Some(config) = &arguments.write_config {
-        let found = write_config(config, &path, &context.profile)?;
+        let found = write_config(config, &place, &made, context)?;
         lines.push(format!("config {} written: {found} source(s) found, look it over", config.display()));
         written = json!(config.display().to_string());
     } else if created {
         lines.push(format!(
-            "next: icecore -r {} backup NAME=PATH …, or `init --if-missing --write-config`",
-            path.display()
+            "next: icecore -r {place} backup NAME=PATH …, or `init --if-missing --write-config`"
         ));
     }
     Ok(Report::done(
-        json!({ "repository": path.display().to_string(), "id": id, "created": created, "config": written }),
+        json!({
+            "repository": place.to_string(),
+            "id": made.id,
+            "created": created,
+            "config": written,
+            "fingerprint": made.fingerprint,
+            "keys": made.keys,
+        }),
         lines,
     ))
 }
 
-fn make(path: &Path, if_missing: bool) -> Result<(String, bool), Failure> {
-    let location = || path.display().to_string();
-    let backend = LocalBackend::new(path);
-    if backend.size(&Key::Config.path()).is_err() && !is_empty_or_half_made(path) {
-        return Err(RepositoryError::NotEmpty { location: location() }.into());
+struct Made {
+    id: String,
+    created: bool,
+    fingerprint: Option<String>,
+    /// The names of the wrapped keys.
+    keys: Vec<String>,
+}
+
+fn make(context: &Context, place: &Place, arguments: &args::Init) -> Result<Made, Failure> {
+    let backend = context.backend()?;
+    let is_there = backend.has(&Key::Config.path())?;
+    if let Some(path) = place.local().filter(|path| !is_there && !is_empty_or_half_made(path)) {
+        return Err(RepositoryError::NotEmpty { location: path.display().to_string() }.into());
     }
+    if is_there {
+        if !arguments.if_missing {
+            return Err(RepositoryError::AlreadyThere { location: place.to_string() }.into());
+        }
+        if !arguments.recipients.is_empty() || arguments.passphrase {
+            return Err(Failure::usage(format!("{place} holds a repository already"))
+                .hint("`icecore key add` lets others open an encrypted one; nothing was changed"));
+        }
+        let (id, encryption) = Repository::identify(&*backend)?;
+        let fingerprint = encryption.map(|encryption| encryption.key);
+        return Ok(Made { id: id.hex(), created: false, fingerprint, keys: Vec::new() });
+    }
+    backend.prove_exclusive().map_err(Failure::from)?;
     let mut random = [0u8; 32];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random));
     read.map_err(|error| {
         Failure::new(ExitCode::Unexpected, "no_randomness", format!("cannot read /dev/urandom: {error}"))
     })?;
-    match Repository::create(Arc::new(backend), random) {
-        Ok(config) => {
-            for directory in Key::DIRECTORIES {
-                LocalBackend::new(path).create_directory(directory)?;
-            }
-            Ok((config.repository, true))
+    let is_encrypted = !arguments.recipients.is_empty() || arguments.passphrase;
+    let key = is_encrypted.then(RepositoryKey::random).transpose().map_err(RepositoryError::from)?;
+    let files = match &key {
+        Some(key) => key_files(context, key, &arguments.recipients, arguments.passphrase)?,
+        None => KeyFiles::new(),
+    };
+    let config =
+        Repository::create_locked(Arc::clone(&backend), random, key.as_ref().map(|key| (key, &files)))?;
+    if let Some(path) = place.local() {
+        for directory in Key::DIRECTORIES {
+            LocalBackend::new(path).create_directory(directory)?;
         }
-        Err(RepositoryError::AlreadyThere { .. }) if if_missing => {
-            let opened = Repository::open(
-                Arc::new(LocalBackend::new(path)),
-                crate::repository::IndexOptions::default(),
-            )?;
-            Ok((opened.id().hex(), false))
-        }
-        Err(error) => Err(error.into()),
     }
+    let keys = files.iter().map(|(name, _)| name.to_string()).collect();
+    Ok(Made { id: config.repository, created: true, fingerprint: key.map(|key| key.fingerprint()), keys })
 }
 
 /// An `init` that was killed leaves at most its README and `tmp/`.
@@ -85,7 +125,8 @@ fn is_empty_or_half_made(path: &Path) -> bool {
         .all(|item| ["README", "tmp", "lost+found"].iter().any(|known| item.file_name() == *known))
 }
 
-fn write_config(path: &Path, repository: &Path, profile: &str) -> Result<usize, Failure> {
+fn write_config(path: &Path, place: &Place, made: &Made, context: &Context) -> Result<usize, Failure> {
+    let profile = context.profile.as_str();
     let fail = |error: std::io::Error| {
         Failure::new(
             ExitCode::Unexpected,
@@ -110,7 +151,7 @@ fn write_config(path: &Path, repository: &Path, profile: &str) -> Result<usize, 
          # Snapshots are looked up by this name: `latest`, and what a backup takes over unchanged.\n\
          profile = {}\nrepository = {}\n",
         quoted(&profile),
-        quoted(&repository.display().to_string())
+        quoted(&place.to_string())
     );
     let mut names: Vec<String> = Vec::new();
     for (kind, source) in &found {
@@ -125,6 +166,20 @@ fn write_config(path: &Path, repository: &Path, profile: &str) -> Result<usize, 
             quoted(&source.display().to_string())
         );
         names.push(name);
+    }
+    if let Some(fingerprint) = &made.fingerprint {
+        let _ = write!(
+            text,
+            "\n[encryption]\n# Nothing but a repository with this key is used.\nkey = {}\n",
+            quoted(fingerprint)
+        );
+        match context.identity().and_then(|path| std::path::absolute(path).ok()) {
+            Some(path) => {
+                let _ = writeln!(text, "identity = {}", quoted(&path.display().to_string()));
+            }
+            None => text
+                .push_str("# identity = \"/root/icecore.key\"     or passphrase_file, passphrase_command\n"),
+        }
     }
     text.push_str(CONFIG_TAIL);
     let mut file = std::fs::File::create_new(path).map_err(fail)?;

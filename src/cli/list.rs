@@ -8,6 +8,7 @@ use super::format_text::bytes;
 use super::report::Report;
 use super::restore::by_unfinished;
 use crate::catalog::latest;
+use crate::format::Key;
 use crate::format::{Level, Manifest, SnapshotKind};
 use crate::repository::{Snapshot, Snapshots};
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ pub fn skeleton() -> Value {
 pub fn run(context: &Context, arguments: &args::List) -> Result<Report, Failure> {
     let repository = context.open()?;
     let snapshots = repository.snapshots()?;
-    let path = context.repository_path()?;
+    let place = context.place()?;
     let wanted = |snapshot: &&Snapshot| {
         let profile =
             context.global.profile.as_ref().is_none_or(|profile| snapshot.manifest.profile == *profile);
@@ -35,13 +36,10 @@ pub fn run(context: &Context, arguments: &args::List) -> Result<Report, Failure>
     let newest = latest(&snapshots, &context.profile, arguments.having.as_deref());
     let backups: Vec<Value> = shown
         .iter()
-        .map(|snapshot| {
-            let root = path.join("snapshots").join(snapshot.stamp.to_string());
-            snapshot_json(snapshot, &root.display().to_string())
-        })
+        .map(|snapshot| snapshot_json(snapshot, &place.join(&Key::Snapshot(snapshot.stamp).path())))
         .collect();
     let keys = json!({
-        "backup_dir": path.display().to_string(),
+        "backup_dir": place.to_string(),
         "latest": newest.map(|snapshot| snapshot.stamp.to_string()),
         "backups": backups,
     });

@@ -6,7 +6,6 @@ use super::failure::Failure;
 use super::format_text::bytes;
 use super::list::notes;
 use super::report::Report;
-use crate::backend::LocalBackend;
 use crate::config::parse_duration;
 use crate::flow::verdicts;
 use crate::progress::Progress;
@@ -42,7 +41,7 @@ pub fn run(context: &Context, arguments: &args::Prune, progress: &dyn Progress) 
         let going: Vec<Stamp> = verdicts.iter().filter(|one| !one.stays()).map(|one| one.stamp).collect();
         report(context, &verdicts, &going, &pruned, true)
     } else {
-        LocalBackend::new(context.repository_path()?).remove_stale_temporaries();
+        repository.backend().remove_stale_temporaries();
         let (forgotten, pruned) = freed(context, &repository, &verdicts, grace, progress)?;
         report(context, &verdicts, &forgotten, &pruned, false)
     };

@@ -6,7 +6,7 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::progress_bar::Shown;
 use super::report::{Report, print};
-use super::{backup, browse, check, forget, init, list, manual, prune, restore, status, validate};
+use super::{backup, browse, check, forget, init, key, list, manual, prune, restore, status, validate};
 use clap::Parser;
 use clap::error::ErrorKind;
 use serde_json::{Value, json};
@@ -64,6 +64,7 @@ fn perform(global: Global, verb: Verb, shown: &Shown) -> Result<Report, Failure>
         Verb::Prune(arguments) => prune::run(&context, &arguments, shown),
         Verb::Check(arguments) => check::run(&context, &arguments, shown),
         Verb::Repair(arguments) => check::run_repair(&context, &arguments, shown),
+        Verb::Key(arguments) => key::run(&context, &arguments),
         Verb::Completions(arguments) => Ok(manual::completions(&arguments)),
         Verb::Man(arguments) => manual::man(&arguments),
     };
@@ -94,6 +95,7 @@ fn describe(verb: &Verb) -> (&'static str, Value) {
         Verb::Prune(_) => ("prune", prune::skeleton()),
         Verb::Check(_) => ("check", check::skeleton()),
         Verb::Repair(_) => ("repair", check::repair_skeleton()),
+        Verb::Key(_) => ("key", key::skeleton()),
         Verb::Completions(_) => ("completions", json!({})),
         Verb::Man(_) => ("man", json!({ "written": [] })),
     }

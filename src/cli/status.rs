@@ -61,7 +61,7 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
     }
     let newest = latest(&snapshots, &context.profile, None).map(|snapshot| snapshot.stamp);
     let keys = json!({
-        "repository": context.repository_path()?.display().to_string(),
+        "repository": context.place()?.to_string(),
         "profile": context.profile,
         "snapshots": own.len(),
         "latest": newest.map(|stamp| stamp.to_string()),

@@ -9,7 +9,7 @@ use crate::format::{
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::reach::rescue;
-use crate::repository::{ChunkWriter, IndexOptions, Repository, RepositoryError, Snapshots, Trust};
+use crate::repository::{ChunkWriter, IndexOptions, Repository, RepositoryError, Snapshots, Trust, Unlock};
 use crate::restore::{Action, JournalPlace, OpenJournal, Owner, Plan, Target};
 use crate::source::VALIDATOR_VERSION;
 use crate::stamp::now_nanos;
@@ -75,7 +75,7 @@ pub fn save_before(
     let made: Vec<PathBuf> = targets.iter().flat_map(Target::missing_above).collect();
     let undo = match saving.to {
         SaveTo::Repository => None,
-        SaveTo::Undo => Some(undo_repository(saving.place, &id)?),
+        SaveTo::Undo => Some(undo_repository(saving.place, &id, saving.repository)?),
     };
     // A safety snapshot may refer to the goal's chunks only where it lies beside them.
     let is_beside_goals = saving.to == SaveTo::Undo || std::ptr::eq(saving.goals, saving.repository);
@@ -139,18 +139,19 @@ pub fn save_before(
 }
 
 /// A repository for what is overwritten, beside the journal.
-fn undo_repository(place: &JournalPlace, id: &str) -> Result<Repository, SaveError> {
+fn undo_repository(place: &JournalPlace, id: &str, of: &Repository) -> Result<Repository, SaveError> {
     let path = place.undo(id);
     let backend = LocalBackend::new(&path);
     backend.create_directory("")?;
     let unique = Id::of(format!("undo {id} {}", now_nanos()).as_bytes());
-    Repository::create(Arc::new(backend), *unique.as_bytes())?;
-    Ok(open_undo(place, id)?)
+    of.create_beside(Arc::new(backend), *unique.as_bytes())?;
+    let key = || of.key().cloned().ok_or_else(|| "the repository has no key".to_owned());
+    Ok(open_undo(place, id, &mut |_, _| key())?)
 }
 
 /// Opens the repository that holds the state before.
-pub fn open_undo(place: &JournalPlace, id: &str) -> Result<Repository, RepositoryError> {
-    Repository::open(Arc::new(LocalBackend::new(place.undo(id))), IndexOptions::default())
+pub fn open_undo(place: &JournalPlace, id: &str, unlock: Unlock<'_>) -> Result<Repository, RepositoryError> {
+    Repository::open_locked(Arc::new(LocalBackend::new(place.undo(id))), IndexOptions::default(), unlock)
 }
 
 /// A safety snapshot holds whole sources, so that it can be restored like any other; an undo what is overwritten.

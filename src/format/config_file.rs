@@ -43,8 +43,26 @@ pub struct RepositoryConfig {
     pub optional: Vec<String>,
     pub chunking: Chunking,
     /// `null`: not encrypted.
-    pub encryption: Option<serde_json::Value>,
+    pub encryption: Option<Encryption>,
 }
+
+/// How the repository is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// Always `aes-256-gcm`.
+    pub cipher: String,
+    /// Tells whether a key is the repository's: 32 hexadecimal digits.
+    pub key: String,
+    /// Authenticates all else in the config: 64 hexadecimal digits.
+    pub code: String,
+}
+
+/// The one cipher that there is.
+const CIPHER: &str = "aes-256-gcm";
+/// The feature that encrypted repositories require.
+const ENCRYPTION: &str = "encryption";
+/// What stands for the code while it is computed.
+const NO_CODE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 const WHAT: &str = "icecore repository";
 /// What stands between the hashed part and the hash, and behind it.
@@ -65,6 +83,25 @@ impl RepositoryConfig {
         }
     }
 
+    /// The same of a repository that is encrypted with the key of this fingerprint; `code` computes the authenticator.
+    pub fn encrypted(self, key: String, code: impl FnOnce(&[u8]) -> Option<String>) -> Option<Self> {
+        let encryption = Encryption { cipher: CIPHER.into(), key, code: NO_CODE.into() };
+        let mut config =
+            Self { requires: vec![ENCRYPTION.into()], encryption: Some(encryption.clone()), ..self };
+        let code = code(config.body().as_bytes())?;
+        config.encryption = Some(Encryption { code, ..encryption });
+        Some(config)
+    }
+
+    /// The part of an encoded config that its authenticator is about, and the authenticator that it has.
+    pub fn authenticated(&self, bytes: &[u8]) -> Option<(Vec<u8>, String)> {
+        let code = &self.encryption.as_ref()?.code;
+        let (body, _) = std::str::from_utf8(bytes).ok()?.rsplit_once(BEFORE_HASH)?;
+        let field = format!("\"code\": \"{code}\"");
+        let blank = format!("\"code\": \"{NO_CODE}\"");
+        Some((body.replacen(&field, &blank, 1).into_bytes(), code.clone()))
+    }
+
     /// The repository's id.
     pub fn id(&self) -> Option<Id> {
         Id::from_hex(&self.repository)
@@ -72,9 +109,14 @@ impl RepositoryConfig {
 
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let text = serde_json::to_string_pretty(self).unwrap_or_default();
-        let body = text.trim_end_matches('}').trim_end();
+        let body = self.body();
         format!("{body}{BEFORE_HASH}{}{AFTER_HASH}", Id::of(body.as_bytes())).into_bytes()
+    }
+
+    fn body(&self) -> String {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        let ended = text.strip_suffix('}').unwrap_or(&text);
+        ended.trim_end().to_owned()
     }
 
     /// Reads a config: its hash first, then version and required features, then the rest.
@@ -94,8 +136,10 @@ impl RepositoryConfig {
         if head.format > FORMAT_VERSION {
             return Err(FormatError::TooNew { found: head.format, supported: FORMAT_VERSION });
         }
-        if !head.requires.is_empty() {
-            return Err(FormatError::Requires { features: head.requires });
+        let unknown: Vec<String> =
+            head.requires.into_iter().filter(|feature| feature != ENCRYPTION).collect();
+        if !unknown.is_empty() {
+            return Err(FormatError::Requires { features: unknown });
         }
         let config: Self =
             serde_json::from_str(text).map_err(|error| FormatError::invalid(what, error.to_string()))?;
@@ -116,8 +160,10 @@ impl RepositoryConfig {
             Err(FormatError::invalid("config", "repository id"))
         } else if algorithm != "fastcdc-v2020" || !ordered {
             Err(FormatError::invalid("config", "chunking parameters"))
-        } else if self.encryption.is_some() {
-            Err(FormatError::Requires { features: vec!["encryption".into()] })
+        } else if self.encryption.is_some() != self.requires.iter().any(|feature| feature == ENCRYPTION)
+            || self.encryption.as_ref().is_some_and(|encryption| encryption.cipher != CIPHER)
+        {
+            Err(FormatError::invalid("config", "encryption"))
         } else {
             Ok(())
         }

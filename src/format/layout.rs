@@ -4,10 +4,12 @@ use crate::id::Id;
 use crate::stamp::Stamp;
 
 /// One file of a repository. What doesn't parse as a key isn't part of the repository and is ignored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Key {
     Config,
     Readme,
+    /// A wrapped repository key: its holder, and how the BLAKE3 of the file begins.
+    WrappedKey(KeyName),
     Pack(Id),
     Index(Id),
     Manifest(Id),
@@ -27,6 +29,7 @@ impl Key {
         match self {
             Self::Config => "config".into(),
             Self::Readme => "README".into(),
+            Self::WrappedKey(name) => format!("keys/{name}.age"),
             Self::Pack(id) => {
                 let hex = id.hex();
                 format!("packs/{}/{hex}", hex.get(..2).unwrap_or_default())
@@ -50,6 +53,7 @@ impl Key {
         let (directory, name) = path.split_once('/')?;
         let id = || Id::from_hex(name);
         match directory {
+            "keys" => KeyName::parse(name.strip_suffix(".age")?).map(Self::WrappedKey),
             "packs" => {
                 let (fan, name) = name.split_once('/')?;
                 Id::from_hex(name).filter(|_| name.starts_with(fan) && fan.len() == 2).map(Self::Pack)
@@ -62,5 +66,50 @@ impl Key {
             "doomed" => id().map(Self::Doomed),
             _ => None,
         }
+    }
+}
+
+/// The name of a wrapped key, `<holder>.<16 hex digits>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyName {
+    holder: String,
+    /// The first eight bytes of the BLAKE3 of the file, as hexadecimal digits.
+    digits: String,
+}
+
+impl KeyName {
+    /// The name of the key file with these bytes. `None` if the holder has other characters than letters, digits, `_` and `-`,
+    /// or more than 64 of them, or none.
+    pub fn of(holder: &str, bytes: &[u8]) -> Option<Self> {
+        let digits = Id::of(bytes).hex().get(..16)?.to_owned();
+        is_holder(holder).then(|| Self { holder: holder.to_owned(), digits })
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let (holder, digits) = name.rsplit_once('.')?;
+        let is_hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+        let fits = is_holder(holder) && digits.len() == 16 && digits.bytes().all(is_hex);
+        fits.then(|| Self { holder: holder.to_owned(), digits: digits.to_owned() })
+    }
+
+    /// For whom it is.
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// These are its bytes.
+    pub fn proves(&self, bytes: &[u8]) -> bool {
+        Id::of(bytes).hex().starts_with(&self.digits)
+    }
+}
+
+fn is_holder(name: &str) -> bool {
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
+    (1..=64).contains(&name.len()) && name.chars().all(fits)
+}
+
+impl std::fmt::Display for KeyName {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}.{}", self.holder, self.digits)
     }
 }

@@ -18,13 +18,13 @@ mod sequence;
 mod wire;
 
 pub use chunk_ref::{ChunkRef, Root};
-pub use config_file::{Chunking, RepositoryConfig};
+pub use config_file::{Chunking, Encryption, RepositoryConfig};
 pub use doomed::{Doomed, DoomedFile, DoomedKind};
 pub use entry::{Captured, Content, Entry, EntryKind, FileState, Link, Segment};
 pub use error::FormatError;
 pub use index::{IndexFile, IndexedPack, ListedChunk, ListedPack};
 pub use journal::{Journal, JournalItem, RestoreState, SnapshotRef};
-pub use layout::Key;
+pub use layout::{Key, KeyName};
 pub use manifest::{
     CollectionCount, Consistency, Counts, Finding, Level, Manifest, Note, NoteReason, Proof, Severity,
     SnapshotKind, SourceKind, SourceRecord, is_source_name,

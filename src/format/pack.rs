@@ -56,11 +56,20 @@ impl Pack {
 
     /// Appends trailer, its length and the closing magic number to the chunks in `bytes`.
     pub fn end(&self, bytes: &mut Vec<u8>) {
-        let start = bytes.len();
-        bytes.push(self.kind.byte());
-        ChunkRecord::encode_all(&self.records, bytes);
-        let length = (bytes.len() - start) as u32;
-        bytes.extend_from_slice(&length.to_le_bytes());
+        Self::end_with(&self.trailer(), bytes);
+    }
+
+    /// The trailer's bytes.
+    pub fn trailer(&self) -> Vec<u8> {
+        let mut trailer = vec![self.kind.byte()];
+        ChunkRecord::encode_all(&self.records, &mut trailer);
+        trailer
+    }
+
+    /// As `end`, with a trailer as it is to be stored.
+    pub fn end_with(trailer: &[u8], bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(trailer);
+        bytes.extend_from_slice(&(trailer.len() as u32).to_le_bytes());
         bytes.extend_from_slice(TAIL);
     }
 
@@ -75,14 +84,15 @@ impl Pack {
         Ok(u64::from(length))
     }
 
-    /// Reads the trailer of a pack of `pack_len` bytes, and checks that the chunks it lists fill the pack exactly.
-    pub fn decode_trailer(trailer: &[u8], pack_len: u64) -> Result<Self, FormatError> {
+    /// Reads the trailer of a pack of `pack_len` bytes, where it takes `stored_len`, and checks that the chunks it lists fill the
+    /// pack exactly.
+    pub fn decode_trailer(trailer: &[u8], stored_len: u64, pack_len: u64) -> Result<Self, FormatError> {
         let mut reader = Reader::new(trailer, "pack trailer");
         let kind = PackKind::from_byte(reader.u8()?)?;
         let records = ChunkRecord::decode_all(&mut reader)?;
         reader.finish()?;
         let chunks: u64 = records.iter().map(|record| u64::from(record.stored_len)).sum();
-        let expected = Self::FIRST_OFFSET + chunks + trailer.len() as u64 + FOOT_BYTES as u64;
+        let expected = (Self::FIRST_OFFSET + chunks + FOOT_BYTES as u64).saturating_add(stored_len);
         if expected == pack_len {
             Ok(Self { kind, records })
         } else {
@@ -103,6 +113,6 @@ impl Pack {
         let length = usize::try_from(Self::trailer_len(foot)?).map_err(|_| short.clone())?;
         let start = rest.len().checked_sub(length).ok_or(short.clone())?;
         let trailer = rest.get(start..).ok_or(short)?;
-        Self::decode_trailer(trailer, bytes.len() as u64)
+        Self::decode_trailer(trailer, trailer.len() as u64, bytes.len() as u64)
     }
 }

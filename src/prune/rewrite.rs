@@ -1,7 +1,7 @@
 //! Moves live chunks, byte for byte as they are stored, from packs that go to new ones.
 
 use crate::backend::ErrorKind;
-use crate::format::{Key, Pack};
+use crate::format::{IndexedPack, Key, Pack};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::reach::Survey;
@@ -86,8 +86,7 @@ fn move_one(
     if Id::of(&bytes) != pack {
         return Err(RepositoryError::damaged(key, "its content does not match its name"));
     }
-    let Pack { kind, records } =
-        Pack::decode(&bytes).map_err(|error| RepositoryError::damaged(&key, error))?;
+    let IndexedPack { kind, records, .. } = repository.read_trailer(pack)?;
     let mut offset = Pack::FIRST_OFFSET;
     for record in &records {
         let end = offset + u64::from(record.stored_len);

@@ -72,10 +72,10 @@ impl Bases {
         }
         // Nobody knows the bases' whole ids here: what they make proves them.
         let joined = parts.iter().map(|(_, (plain, _))| plain.as_slice()).collect::<Vec<_>>().concat();
-        let again = repository.read_stored(&location)?;
+        let again = repository.open_chunk(id.prefix(), &location, repository.read_stored(&location)?)?;
         let (method, plain_len) = (location.encoding.method, location.plain_len);
         let is_right = codec::decode_difference(method, &again, &joined, plain_len);
-        if is_right.is_ok_and(|plain| Id::of(&plain) == *id) {
+        if is_right.is_ok_and(|plain| repository.naming().id_of(&plain) == *id) {
             parts
                 .into_iter()
                 .for_each(|(prefix, (plain, stored_len))| self.push(prefix, Arc::new(plain), stored_len));
@@ -146,11 +146,14 @@ impl Repository {
         let (before, from) = whole.split_at(nth % whole.len().max(1));
         let mut failure = None;
         for location in from.iter().chain(before) {
-            let plain = self.read_stored(location).and_then(|stored| {
-                codec::decode(location.encoding, &stored, location.plain_len)
-                    .map_err(|detail| self.damaged_at(location, detail))
-            });
-            let is_right = |plain: &[u8]| choice == Choice::First || Id::of(plain).prefix() == prefix;
+            let stored = self.read_stored(location);
+            let plain =
+                stored.and_then(|stored| self.open_chunk(prefix, location, stored)).and_then(|stored| {
+                    codec::decode(location.encoding, &stored, location.plain_len)
+                        .map_err(|detail| self.damaged_at(location, detail))
+                });
+            let is_right =
+                |plain: &[u8]| choice == Choice::First || self.naming().id_of(plain).prefix() == prefix;
             match plain {
                 Ok(plain) if is_right(&plain) => return Ok(Some((plain, location.stored_len))),
                 Ok(_) => {
@@ -177,7 +180,7 @@ impl Repository {
         }
     }
 
-    /// The bytes of a delta, by this choice among copies of its bases.
+    /// The bytes of a delta from its encoded ones, by this choice among copies of its bases.
     pub(super) fn apply_delta(
         &self,
         location: &Location,

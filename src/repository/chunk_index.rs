@@ -14,6 +14,7 @@ use super::memory_table::MemoryTable;
 use super::rocks_table::{CacheError, RocksTable};
 use super::trailers::{Trailers, read_trailer};
 use crate::backend::{Backend, ErrorKind};
+use crate::crypto::{SealedFile, Seals};
 use crate::format::{DoomedKind, IndexFile, IndexedPack, Key, ListedPack};
 use crate::id::Id;
 use std::collections::{HashMap, HashSet};
@@ -72,6 +73,7 @@ pub struct ChunkIndex {
     packs: RwLock<HashMap<Id, u64>>,
     /// Packs that a prune has condemned: they are read, but nothing new may rely on them.
     doomed: RwLock<HashSet<Id>>,
+    seals: Seals,
     trailers: Trailers,
     index_files: Vec<(Id, u64)>,
     /// What was wrong but could be worked around.
@@ -83,6 +85,7 @@ impl ChunkIndex {
     /// Reads the listings and loads the index.
     pub fn load(
         backend: &Arc<dyn Backend>,
+        seals: &Seals,
         repository: Id,
         options: &IndexOptions,
     ) -> Result<Self, RepositoryError> {
@@ -91,7 +94,7 @@ impl ChunkIndex {
             listing(&**backend, "index", |key| if let Key::Index(id) = key { Some(id) } else { None })?;
         let packs = listing_of_packs(&**backend)?;
         let (mut doomed, mut doomed_files) = (HashSet::new(), HashSet::new());
-        for condemned in read_doomed(&**backend)?.list {
+        for condemned in read_doomed(&**backend, seals)?.list {
             match condemned.kind {
                 DoomedKind::Pack => drop(doomed.insert(condemned.id)),
                 DoomedKind::Index => drop(doomed_files.insert(condemned.id)),
@@ -105,7 +108,8 @@ impl ChunkIndex {
             tables: RwLock::default(),
             packs: RwLock::new(packs.into_iter().collect()),
             doomed: RwLock::new(doomed),
-            trailers: Trailers::default(),
+            seals: seals.clone(),
+            trailers: Trailers::new(seals.clone()),
             index_files,
             warnings: Mutex::default(),
             damaged_files: Mutex::default(),
@@ -204,7 +208,7 @@ impl ChunkIndex {
     fn read_unlisted_packs(&self, tables: &mut Tables, listed: &HashSet<Id>) -> Result<(), RepositoryError> {
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
         for (pack, size) in packs.iter().filter(|(pack, _)| !listed.contains(*pack)) {
-            match read_trailer(&*self.backend, *pack, *size) {
+            match read_trailer(&*self.backend, &self.seals, *pack, *size) {
                 Ok(indexed) => {
                     tables.memory.insert(&ListedPack::from(&indexed), &mut tables.numbers);
                     self.trailers.keep(indexed.pack, &indexed.records);
@@ -286,7 +290,7 @@ impl ChunkIndex {
     /// counts as that.
     pub fn refresh(&self) -> Result<Refreshed, RepositoryError> {
         // What a prune deletes it has condemned before, so the listing of packs comes last.
-        let condemned = read_doomed(&*self.backend)?.list.into_iter();
+        let condemned = read_doomed(&*self.backend, &self.seals)?.list.into_iter();
         let condemned: HashSet<Id> =
             condemned.filter(|doomed| doomed.kind == DoomedKind::Pack).map(|doomed| doomed.id).collect();
         let now: HashMap<Id, u64> = listing_of_packs(&*self.backend)?.into_iter().collect();
@@ -355,7 +359,7 @@ impl ChunkIndex {
             }
         }
         for (pack, size) in waiting {
-            match read_trailer(&*self.backend, pack, size) {
+            match read_trailer(&*self.backend, &self.seals, pack, size) {
                 Ok(indexed) => take(&ListedPack::from(&indexed))?,
                 Err(RepositoryError::Damaged { .. }) => {}
                 Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => {}
@@ -386,7 +390,8 @@ impl ChunkIndex {
         if Id::of(&bytes) != *name {
             return Ok(Err("its content does not match its name".into()));
         }
-        Ok(IndexFile::decode(&bytes).map_err(|error| error.to_string()))
+        let opened = self.seals.open_file(SealedFile::Index, bytes).map_err(|error| error.to_string());
+        Ok(opened.and_then(|bytes| IndexFile::decode(&bytes).map_err(|error| error.to_string())))
     }
 
     /// Where chunks lie that begin like this, with the whole ids by the packs' trailers; nothing where there is but one.

@@ -86,16 +86,17 @@ impl Repository {
 
     fn read_at(&self, id: &Id, location: &Location) -> Result<Vec<u8>, RepositoryError> {
         let stored = self.read_stored(location)?;
-        self.decode_at(id, location, &stored)
+        self.decode_at(id, location, stored)
     }
 
     /// Decodes what is stored somewhere to the chunk with this id, and to nothing else.
-    fn decode_at(&self, id: &Id, location: &Location, stored: &[u8]) -> Result<Vec<u8>, RepositoryError> {
+    fn decode_at(&self, id: &Id, location: &Location, stored: Vec<u8>) -> Result<Vec<u8>, RepositoryError> {
+        let stored = &self.open_chunk(id.prefix(), location, stored)?;
         let named = |detail: String| self.damaged_at(location, format!("chunk {id}: {detail}"));
         let wrong = || self.damaged_at(location, format!("chunk {id} does not match its id"));
         if !location.encoding.is_difference() {
             let plain = codec::decode(location.encoding, stored, location.plain_len).map_err(named)?;
-            return if Id::of(&plain) == *id { Ok(plain) } else { Err(wrong()) };
+            return if self.naming().id_of(&plain) == *id { Ok(plain) } else { Err(wrong()) };
         }
         // One copy of a base may be damaged, and ids may begin alike: the result tells which choice was right.
         let mut choices = 1;
@@ -106,7 +107,7 @@ impl Repository {
         let proven = (0..choices.min(MOST_CHOICES)).map(Choice::Proven);
         for choice in std::iter::once(Choice::First).chain(proven) {
             match self.apply_delta(location, stored, choice) {
-                Ok(plain) if Id::of(&plain) == *id => return Ok(plain),
+                Ok(plain) if self.naming().id_of(&plain) == *id => return Ok(plain),
                 Ok(_) => {}
                 Err(error @ RepositoryError::Damaged { .. }) => failure = error,
                 Err(error) => return Err(error),
@@ -140,7 +141,7 @@ impl Repository {
     /// A pack's trailer.
     pub fn read_trailer(&self, pack: Id) -> Result<IndexedPack, RepositoryError> {
         let size = self.backend().size(&Key::Pack(pack).path())?;
-        read_trailer(self.backend(), pack, size)
+        read_trailer(self.backend(), self.seals(), pack, size)
     }
 
     /// A chunk as it is stored in a pack, if that is the chunk.
@@ -153,7 +154,7 @@ impl Repository {
         let ChunkRecord { id, stored_len, plain_len, encoding, ref bases } = *record;
         let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
         let stored = self.read_stored(&location)?;
-        self.decode_at(&id, &location, &stored)?;
+        self.decode_at(&id, &location, stored.clone())?;
         Ok(stored)
     }
 
@@ -167,13 +168,14 @@ impl Repository {
         let ListedChunk { prefix, stored_len, plain_len, encoding, ref bases } = *chunk;
         let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
         let stored = self.read_stored(&location)?;
+        let encoded = self.open_chunk(prefix, &location, stored.clone())?;
         let plain = if encoding.is_difference() {
-            self.apply_delta(&location, &stored, Choice::First)?
+            self.apply_delta(&location, &encoded, Choice::First)?
         } else {
             let named = |detail: String| self.damaged_at(&location, detail);
-            codec::decode(encoding, &stored, plain_len).map_err(named)?
+            codec::decode(encoding, &encoded, plain_len).map_err(named)?
         };
-        let id = Id::of(&plain);
+        let id = self.naming().id_of(&plain);
         if id.prefix() == prefix {
             let bases = location.bases;
             Ok((ChunkRecord { id, stored_len, plain_len, encoding, bases }, stored))
@@ -203,7 +205,7 @@ impl Repository {
     pub fn prove_pack(&self, pack: &Id) -> Result<u64, RepositoryError> {
         let key = Key::Pack(*pack).path();
         let size = self.backend().size(&key)?;
-        let records = read_trailer(self.backend(), *pack, size)?.records;
+        let records = read_trailer(self.backend(), self.seals(), *pack, size)?.records;
         let mut hasher = IdHasher::default();
         let mut read = |from: u64, to: u64| {
             let bytes = self.read_of(&key, from, to - from)?;
@@ -243,7 +245,7 @@ impl Repository {
             let (own, after) = stored.split_at_checked(stored_len as usize).unwrap_or((stored, &[]));
             let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
             if !self.was_verified(&id, own) {
-                self.decode_at(&id, &location, own)?;
+                self.decode_at(&id, &location, own.to_vec())?;
             }
             (stored, offset) = (after, offset + u64::from(stored_len));
         }

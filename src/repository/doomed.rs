@@ -3,6 +3,7 @@
 use super::error::RepositoryError;
 use super::open::Repository;
 use crate::backend::{Backend, ErrorKind};
+use crate::crypto::{SealedFile, Seals};
 use crate::format::{Doomed, DoomedFile, Key};
 use crate::id::Id;
 
@@ -17,7 +18,7 @@ pub struct Condemned {
 }
 
 /// Reads `doomed/`.
-pub fn read_doomed(backend: &dyn Backend) -> Result<Condemned, RepositoryError> {
+pub fn read_doomed(backend: &dyn Backend, seals: &Seals) -> Result<Condemned, RepositoryError> {
     let mut condemned = Condemned::default();
     for (path, _) in backend.list("doomed")? {
         let Some(Key::Doomed(id)) = Key::parse(&path) else { continue };
@@ -25,12 +26,14 @@ pub fn read_doomed(backend: &dyn Backend) -> Result<Condemned, RepositoryError> 
             Err(error) if error.kind == ErrorKind::NotFound => continue,
             other => other?,
         };
-        match DoomedFile::decode(&bytes) {
-            Ok(file) if Id::of(&bytes) == id => {
+        let is_right = Id::of(&bytes) == id;
+        let opened = seals.open_file(SealedFile::Doomed, bytes).ok().filter(|_| is_right);
+        match opened.and_then(|bytes| DoomedFile::decode(&bytes).ok()) {
+            Some(file) => {
                 condemned.files.push(id);
                 condemned.list.extend(file.doomed);
             }
-            _ => condemned.damaged.push(path),
+            None => condemned.damaged.push(path),
         }
     }
     condemned.list.sort_unstable();
@@ -41,7 +44,7 @@ pub fn read_doomed(backend: &dyn Backend) -> Result<Condemned, RepositoryError> 
 impl Repository {
     /// What is condemned.
     pub fn condemned(&self) -> Result<Condemned, RepositoryError> {
-        read_doomed(self.backend())
+        read_doomed(self.backend(), self.seals())
     }
 
     /// Condemns exactly this from now on. Interrupted, it condemns what either list names.
@@ -49,6 +52,7 @@ impl Repository {
         list.sort_unstable();
         list.dedup_by_key(|doomed| (doomed.kind, doomed.id));
         let bytes = DoomedFile { doomed: list.clone() }.encode();
+        let bytes = self.seal_file(SealedFile::Doomed, bytes)?;
         let id = Id::of(&bytes);
         if !list.is_empty() && !before.files.contains(&id) {
             self.backend().put(&Key::Doomed(id).path(), &bytes)?;

@@ -1,6 +1,7 @@
 //! What can be wrong with a repository, with the file it is about.
 
 use crate::backend::BackendError;
+use crate::crypto::CryptoError;
 use crate::format::FormatError;
 use crate::id::Id;
 use crate::stamp::Stamp;
@@ -20,6 +21,8 @@ pub enum RepositoryError {
     NotEmpty { location: String },
     #[error("cannot use the repository at {location}: {source}")]
     Unsupported { location: String, source: FormatError },
+    #[error("{location} is encrypted: {detail}")]
+    Locked { location: String, detail: String },
     #[error("damaged repository file {file}: {detail}")]
     Damaged { file: String, detail: String },
     #[error("chunk {id} is in no pack of the repository")]
@@ -34,6 +37,8 @@ pub enum RepositoryError {
     Scratch { directory: PathBuf, source: io::Error },
     #[error("interrupted")]
     Interrupted,
+    #[error("cannot encrypt: {0}")]
+    Crypto(#[from] CryptoError),
     #[error(transparent)]
     Backend(#[from] BackendError),
 }

@@ -2,6 +2,7 @@
 
 use super::error::RepositoryError;
 use super::open::Repository;
+use crate::crypto::SealedFile;
 use crate::format::{IndexFile, Key, ListedPack};
 use crate::id::Id;
 use std::collections::HashSet;
@@ -48,7 +49,7 @@ impl<'r> IndexWriter<'r> {
 impl Repository {
     /// Writes one index file; returns its name and length.
     pub(super) fn put_index(&self, packs: Vec<ListedPack>) -> Result<(Id, u64), RepositoryError> {
-        let bytes = IndexFile { packs }.encode();
+        let bytes = self.seal_file(SealedFile::Index, IndexFile { packs }.encode())?;
         let name = Id::of(&bytes);
         self.backend().put(&Key::Index(name).path(), &bytes)?;
         Ok((name, bytes.len() as u64))

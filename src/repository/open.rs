@@ -4,8 +4,10 @@ use super::chunk_cache::ChunkCache;
 use super::chunk_index::{ChunkIndex, IndexOptions};
 use super::error::RepositoryError;
 use super::memory_table::PrefixMap;
+use super::sealing::{KeyFiles, Unlock, read_keys, unlocked};
 use crate::backend::{Backend, ErrorKind, Lock, LockGuard, LockKind};
-use crate::format::{Chunking, FormatError, Key, RepositoryConfig};
+use crate::crypto::{RepositoryKey, Seals};
+use crate::format::{Chunking, Encryption, FormatError, Key, RepositoryConfig};
 use crate::id::Id;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -31,6 +33,7 @@ pub struct Repository {
     id: Id,
     options: IndexOptions,
     index: OnceLock<ChunkIndex>,
+    seals: Seals,
     /// Where chunks are looked for that aren't here.
     beneath: Option<Arc<Repository>>,
     read_bytes: AtomicU64,
@@ -47,13 +50,30 @@ pub struct Held(#[expect(dead_code, reason = "dropping it gives the lock back")]
 impl Repository {
     /// Makes an empty repository. The config comes last, so that a half-made repository is none.
     pub fn create(backend: Arc<dyn Backend>, random: [u8; 32]) -> Result<RepositoryConfig, RepositoryError> {
+        Self::create_locked(backend, random, None)
+    }
+
+    /// As `create`; with a key, the repository is encrypted, and these are what its key is wrapped in.
+    pub fn create_locked(
+        backend: Arc<dyn Backend>,
+        random: [u8; 32],
+        lock: Option<(&RepositoryKey, &KeyFiles)>,
+    ) -> Result<RepositoryConfig, RepositoryError> {
         let location = backend.location();
         match backend.size(&Key::Config.path()) {
             Ok(_) => return Err(RepositoryError::AlreadyThere { location }),
             Err(error) if error.kind == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        let config = RepositoryConfig::new(Id::of(&random));
+        let mut config = RepositoryConfig::new(Id::of(&random));
+        if let Some((key, files)) = lock {
+            let seals = Seals::by(key.clone());
+            let encrypted = config.encrypted(key.fingerprint(), |body| seals.config_code(body));
+            config = encrypted.ok_or_else(|| RepositoryError::damaged("config", "it can't be encrypted"))?;
+            for (name, bytes) in files {
+                backend.put(&Key::WrappedKey(name.clone()).path(), bytes)?;
+            }
+        }
         backend.put(&Key::Readme.path(), README.as_bytes())?;
         match backend.put_new(&Key::Config.path(), &config.encode()) {
             Err(error) if error.kind == ErrorKind::Exists => Err(RepositoryError::AlreadyThere { location }),
@@ -61,8 +81,34 @@ impl Repository {
         }
     }
 
-    /// Opens a repository: its config must be there, whole, and of a format that this build knows.
+    /// Opens a repository: its config must be there, whole, and of a format that this build knows. Not an encrypted one.
     pub fn open(backend: Arc<dyn Backend>, options: IndexOptions) -> Result<Self, RepositoryError> {
+        Self::open_locked(backend, options, &mut |_, _| Err("no key was given".into()))
+    }
+
+    /// As `open`; `unlock` is asked for the key if the repository is encrypted.
+    pub fn open_locked(
+        backend: Arc<dyn Backend>,
+        options: IndexOptions,
+        unlock: Unlock<'_>,
+    ) -> Result<Self, RepositoryError> {
+        let (config, bytes) = Self::read_config(&*backend)?;
+        let id = config.id().ok_or_else(|| RepositoryError::damaged("config", "repository id"))?;
+        let seals = unlocked(&*backend, &config, &bytes, unlock)?;
+        let (beneath, read_bytes) = (None, AtomicU64::new(0));
+        let (nodes, bases) = (ChunkCache::new(NODE_BYTES), ChunkCache::new(BASE_BYTES));
+        let (index, verified) = (OnceLock::new(), Mutex::default());
+        Ok(Self { backend, config, id, options, index, seals, beneath, read_bytes, nodes, bases, verified })
+    }
+
+    /// Which repository it is, and whether it is encrypted, told without its key.
+    pub fn identify(backend: &dyn Backend) -> Result<(Id, Option<Encryption>), RepositoryError> {
+        let (config, _) = Self::read_config(backend)?;
+        let id = config.id().ok_or_else(|| RepositoryError::damaged("config", "repository id"))?;
+        Ok((id, config.encryption))
+    }
+
+    fn read_config(backend: &dyn Backend) -> Result<(RepositoryConfig, Vec<u8>), RepositoryError> {
         let location = backend.location();
         let bytes = match backend.get(&Key::Config.path()) {
             Err(error) if error.kind == ErrorKind::NotFound => {
@@ -88,11 +134,17 @@ impl Repository {
             }
             _ => RepositoryError::damaged("config", error),
         })?;
-        let id = config.id().ok_or_else(|| RepositoryError::damaged("config", "repository id"))?;
-        let (beneath, read_bytes) = (None, AtomicU64::new(0));
-        let (nodes, bases) = (ChunkCache::new(NODE_BYTES), ChunkCache::new(BASE_BYTES));
-        let (index, verified) = (OnceLock::new(), Mutex::default());
-        Ok(Self { backend, config, id, options, index, beneath, read_bytes, nodes, bases, verified })
+        Ok((config, bytes))
+    }
+
+    /// A repository of its own for part of what this one holds or will hold, locked by the same key.
+    pub fn create_beside(
+        &self,
+        backend: Arc<dyn Backend>,
+        random: [u8; 32],
+    ) -> Result<RepositoryConfig, RepositoryError> {
+        let files = if self.key().is_some() { read_keys(self.backend())? } else { KeyFiles::new() };
+        Self::create_locked(backend, random, self.key().map(|key| (key, &files)))
     }
 
     /// The same repository, which finds in another one the chunks that it doesn't hold itself.
@@ -147,6 +199,16 @@ impl Repository {
         self.id
     }
 
+    /// What its bytes are sealed by.
+    pub(super) fn seals(&self) -> &Seals {
+        &self.seals
+    }
+
+    /// What `config` says.
+    pub fn config(&self) -> &RepositoryConfig {
+        &self.config
+    }
+
     /// How files are cut here.
     pub fn chunking(&self) -> &Chunking {
         &self.config.chunking
@@ -157,7 +219,7 @@ impl Repository {
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
-        let loaded = ChunkIndex::load(&self.backend, self.id, &self.options)?;
+        let loaded = ChunkIndex::load(&self.backend, &self.seals, self.id, &self.options)?;
         Ok(self.index.get_or_init(|| loaded))
     }
 

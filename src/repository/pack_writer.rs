@@ -5,8 +5,9 @@ use super::error::RepositoryError;
 use super::index_writer::FULL_CHUNKS;
 use super::memory_table::IdMap;
 use super::open::Repository;
+use crate::crypto::SealedFile;
 use crate::format::{ChunkRecord, ChunkRef, Encoding, IndexedPack, Key, ListedPack, Pack, PackKind};
-use crate::id::Id;
+use crate::id::{Id, Naming};
 use crate::stamp::now_nanos;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -108,6 +109,11 @@ impl<'r> ChunkWriter<'r> {
         }
     }
 
+    /// How chunks get their ids.
+    pub fn naming(&self) -> Naming {
+        self.repository.naming()
+    }
+
     /// The repository that is written to.
     pub fn repository(&self) -> &'r Repository {
         self.repository
@@ -116,7 +122,7 @@ impl<'r> ChunkWriter<'r> {
     /// Keeps a chunk and returns its id. One that is there already isn't stored again. When this returns the chunk may
     /// still be in memory; `finish` makes all of them durable.
     pub fn put(&self, kind: PackKind, plain: &[u8]) -> Result<Id, RepositoryError> {
-        let id = Id::of(plain);
+        let id = self.naming().id_of(plain);
         self.put_all(kind, &[NewChunk { id, plain, old: &[] }])?;
         Ok(id)
     }
@@ -136,6 +142,7 @@ impl<'r> ChunkWriter<'r> {
         let plains: Vec<&[u8]> = fresh.iter().map(|chunk| chunk.plain).collect();
         for (chunk, encoded) in fresh.iter().zip(encode_all(kind, &plains, &bases)) {
             let Encoded { encoding, bases, stored } = encoded;
+            let stored = self.repository.seal_chunk(chunk.id.prefix(), encoding, &bases, stored)?;
             if encoding.is_difference() {
                 self.repository.note_verified(chunk.id, &stored);
             }
@@ -200,19 +207,20 @@ impl<'r> ChunkWriter<'r> {
         let mut pack = Pack { kind, records };
         let mut bytes = bytes;
         let mut chunks_end = bytes.len();
-        pack.end(&mut bytes);
+        self.end(&pack, &mut bytes)?;
         let mut id = Id::of(&bytes);
         // The same chunks in the same order make the same name. Under one that is condemned they would be deleted.
         while self.repository.index()?.is_doomed(&id) {
             bytes.truncate(chunks_end);
             let salt = now_nanos().to_le_bytes();
-            bytes.extend_from_slice(&salt);
-            let len = salt.len() as u32;
-            let (encoding, bases) = (Encoding::RAW, Box::default());
-            let record = ChunkRecord { id: Id::of(&salt), stored_len: len, plain_len: len, encoding, bases };
+            let (salt_id, encoding, bases) = (self.naming().id_of(&salt), Encoding::RAW, Box::default());
+            let stored = self.repository.seal_chunk(salt_id.prefix(), encoding, &bases, salt.to_vec())?;
+            bytes.extend_from_slice(&stored);
+            let (stored_len, plain_len) = (stored.len() as u32, salt.len() as u32);
+            let record = ChunkRecord { id: salt_id, stored_len, plain_len, encoding, bases };
             pack.records.push(record);
             chunks_end = bytes.len();
-            pack.end(&mut bytes);
+            self.end(&pack, &mut bytes)?;
             id = Id::of(&bytes);
         }
         self.repository.backend().put(&Key::Pack(id).path(), &bytes)?;
@@ -238,6 +246,11 @@ impl<'r> ChunkWriter<'r> {
             || chunks >= FULL_CHUNKS
             || checkpoint.since.elapsed() >= CHECKPOINT_AFTER;
         if due { self.write_index(&mut checkpoint) } else { Ok(()) }
+    }
+
+    fn end(&self, pack: &Pack, bytes: &mut Vec<u8>) -> Result<(), RepositoryError> {
+        Pack::end_with(&self.repository.seal_file(SealedFile::Trailer, pack.trailer())?, bytes);
+        Ok(())
     }
 
     fn write_index(&self, checkpoint: &mut Checkpoint) -> Result<(), RepositoryError> {

@@ -3,7 +3,8 @@
 use super::error::RepositoryError;
 use super::open::Repository;
 use crate::backend::ErrorKind;
-use crate::format::{Key, Level, Manifest, ProofFile};
+use crate::crypto::SealedFile;
+use crate::format::{DoomedFile, Key, Level, Manifest, ProofFile};
 use crate::id::Id;
 use crate::stamp::Stamp;
 use std::collections::{HashMap, HashSet};
@@ -170,6 +171,7 @@ impl Repository {
         if Id::of(&bytes) != *id {
             return Err(RepositoryError::damaged(key, "its content does not match its name"));
         }
+        let bytes = self.open_file(SealedFile::Manifest, &Key::Manifest(*id), bytes)?;
         let manifest = Manifest::decode(&bytes).map_err(|error| RepositoryError::damaged(&key, error))?;
         if manifest.repository == self.id() {
             Ok(manifest)
@@ -185,7 +187,7 @@ impl Repository {
             while self.backend().size(&Key::Snapshot(manifest.stamp).path()).is_ok() {
                 manifest.stamp = manifest.stamp.next();
             }
-            let bytes = manifest.encode();
+            let bytes = self.seal_file(SealedFile::Manifest, manifest.encode())?;
             let id = Id::of(&bytes);
             let key = Key::Manifest(id).path();
             self.backend().put(&key, &bytes)?;
@@ -230,6 +232,7 @@ impl Repository {
         let read = |id: Id| {
             let bytes = self.backend().get(&Key::Proof(id).path()).ok()?;
             (Id::of(&bytes) == id).then_some(())?;
+            let bytes = self.open_file(SealedFile::Proof, &Key::Proof(id), bytes).ok()?;
             Some((id, ProofFile::decode(&bytes).ok()?))
         };
         Ok(ids.into_iter().filter_map(read).collect())
@@ -237,7 +240,27 @@ impl Repository {
 
     /// Records the result of a later validation.
     pub fn add_proof(&self, proof: &ProofFile) -> Result<(), RepositoryError> {
-        let bytes = proof.encode();
+        let bytes = self.seal_file(SealedFile::Proof, proof.encode())?;
         Ok(self.backend().put(&Key::Proof(Id::of(&bytes)).path(), &bytes)?)
+    }
+
+    /// These bytes are a small file of that name. Whatever isn't named by its bytes is taken for it.
+    pub fn proves_itself(&self, key: &Key, bytes: Vec<u8>) -> bool {
+        let (id, what) = match key {
+            Key::Manifest(id) => (id, SealedFile::Manifest),
+            Key::Proof(id) => (id, SealedFile::Proof),
+            Key::Doomed(id) => (id, SealedFile::Doomed),
+            Key::WrappedKey(name) => return name.proves(&bytes),
+            _ => return true,
+        };
+        if Id::of(&bytes) != *id {
+            return false;
+        }
+        let Ok(bytes) = self.open_file(what, key, bytes) else { return false };
+        match what {
+            SealedFile::Manifest => Manifest::decode(&bytes).is_ok(),
+            SealedFile::Proof => ProofFile::decode(&bytes).is_ok(),
+            _ => DoomedFile::decode(&bytes).is_ok(),
+        }
     }
 }

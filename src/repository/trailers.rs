@@ -2,6 +2,7 @@
 
 use super::error::RepositoryError;
 use crate::backend::{Backend, ErrorKind};
+use crate::crypto::{SealedFile, Seals};
 use crate::format::{ChunkRecord, IndexedPack, Key, Pack};
 use crate::id::Id;
 use std::collections::{HashMap, VecDeque};
@@ -14,8 +15,10 @@ const LIMIT_BYTES: usize = 16 << 20;
 type Chunks = Arc<Vec<(u64, Id)>>;
 
 /// Trailers in memory, the oldest going first.
-#[derive(Default)]
-pub struct Trailers(Mutex<Kept>);
+pub struct Trailers {
+    seals: Seals,
+    kept: Mutex<Kept>,
+}
 
 #[derive(Default)]
 struct Kept {
@@ -25,6 +28,11 @@ struct Kept {
 }
 
 impl Trailers {
+    /// Those of a repository with these seals.
+    pub fn new(seals: Seals) -> Self {
+        Self { seals, kept: Mutex::default() }
+    }
+
     /// At this offset of a pack of that length begins the chunk with this id.
     pub fn holds(
         &self,
@@ -43,10 +51,10 @@ impl Trailers {
         (pack, len): (Id, u64),
         offset: u64,
     ) -> Result<Option<Id>, RepositoryError> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).packs.get(&pack).map(Arc::clone);
+        let known = self.kept.lock().unwrap_or_else(PoisonError::into_inner).packs.get(&pack).map(Arc::clone);
         let chunks = match known {
             Some(chunks) => chunks,
-            None => self.keep(pack, &read_trailer(backend, pack, len)?.records),
+            None => self.keep(pack, &read_trailer(backend, &self.seals, pack, len)?.records),
         };
         let place = chunks.binary_search_by_key(&offset, |(offset, _)| *offset).ok();
         Ok(place.and_then(|place| chunks.get(place)).map(|(_, found)| *found))
@@ -61,7 +69,7 @@ impl Trailers {
         });
         let chunks: Chunks = Arc::new(offsets.collect());
         let size = |chunks: &Chunks| chunks.len() * size_of::<(u64, Id)>();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.packs.insert(pack, Arc::clone(&chunks)).is_none() {
             kept.order.push_back(pack);
             kept.bytes += size(&chunks);
@@ -77,7 +85,12 @@ impl Trailers {
 }
 
 /// Reads a pack's trailer without its chunks.
-pub fn read_trailer(backend: &dyn Backend, pack: Id, size: u64) -> Result<IndexedPack, RepositoryError> {
+pub fn read_trailer(
+    backend: &dyn Backend,
+    seals: &Seals,
+    pack: Id,
+    size: u64,
+) -> Result<IndexedPack, RepositoryError> {
     let key = Key::Pack(pack).path();
     let damaged = |detail: String| RepositoryError::Damaged { file: key.clone(), detail };
     let foot_at = size.checked_sub(Pack::FOOT_LEN).ok_or_else(|| damaged("too short to be a pack".into()))?;
@@ -90,7 +103,10 @@ pub fn read_trailer(backend: &dyn Backend, pack: Id, size: u64) -> Result<Indexe
     let trailer_len = Pack::trailer_len(&foot).map_err(|error| damaged(error.to_string()))?;
     let trailer_at =
         foot_at.checked_sub(trailer_len).ok_or_else(|| damaged("its trailer is cut short".into()))?;
-    let trailer = read(trailer_at, trailer_len)?;
-    let decoded = Pack::decode_trailer(&trailer, size).map_err(|error| damaged(error.to_string()))?;
+    let trailer = seals
+        .open_file(SealedFile::Trailer, read(trailer_at, trailer_len)?)
+        .map_err(|error| damaged(format!("its trailer: {error}")))?;
+    let decoded =
+        Pack::decode_trailer(&trailer, trailer_len, size).map_err(|error| damaged(error.to_string()))?;
     Ok(IndexedPack { pack, kind: decoded.kind, records: decoded.records })
 }

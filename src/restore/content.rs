@@ -89,7 +89,7 @@ impl<'r> Contents<'r> {
             Ok(filled)
         };
         let found: Mutex<Vec<u32>> = Mutex::default();
-        compare_at_boundaries(&recorded, &read, &|number, _, _, same| {
+        compare_at_boundaries(self.repository.naming(), &recorded, &read, &|number, _, _, same| {
             if !same {
                 found.lock().unwrap_or_else(PoisonError::into_inner).push(number as u32);
             }

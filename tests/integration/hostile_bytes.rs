@@ -10,7 +10,7 @@ use proptest::strategy::Strategy;
 fn decode_everything(bytes: &[u8]) {
     drop(RepositoryConfig::decode(bytes));
     drop(Pack::decode(bytes));
-    drop(Pack::decode_trailer(bytes, bytes.len() as u64));
+    drop(Pack::decode_trailer(bytes, bytes.len() as u64, bytes.len() as u64));
     drop(Pack::trailer_len(bytes));
     drop(IndexFile::decode(bytes));
     drop(Manifest::decode(bytes));

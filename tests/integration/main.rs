@@ -17,6 +17,7 @@ mod command_line;
 mod concurrency;
 mod crash_matrix;
 mod damage;
+mod encryption;
 mod errors;
 mod extract;
 mod fault_disk;

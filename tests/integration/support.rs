@@ -45,6 +45,9 @@ impl Scratch {
             .env("HOME", self.path("home"))
             .env("ICECORE_REPOSITORY", self.path("repo"))
             .stdin(Stdio::null());
+        if self.path("identity").exists() {
+            command.env("ICECORE_IDENTITY", self.path("identity"));
+        }
         command
     }
 
@@ -60,8 +63,27 @@ impl Scratch {
         document
     }
 
+    /// Makes the repository; with `ICECORE_TEST_ENCRYPTED` an encrypted one.
     pub fn init(&self) {
-        self.ok(["init"]);
+        if std::env::var_os("ICECORE_TEST_ENCRYPTED").is_some() {
+            self.init_encrypted();
+        } else {
+            self.ok(["init"]);
+        }
+    }
+
+    /// Makes an encrypted repository, which the file `identity` opens; every command gets that.
+    pub fn init_encrypted(&self) {
+        let recipient = self.new_identity("identity");
+        self.ok(["init", "--recipient", &recipient]);
+    }
+
+    /// Writes an age identity into a file, and returns the recipient that it belongs to.
+    pub fn new_identity(&self, name: &str) -> String {
+        use age::secrecy::ExposeSecret;
+        let identity = age::x25519::Identity::generate();
+        self.file(name, identity.to_string().expose_secret());
+        identity.to_public().to_string()
     }
 
     /// As `json`, but as the user nobody, who may write into the scratch directory.

@@ -9,6 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::report::Report;
+use crate::crypto::RepositoryKey;
 use crate::flow::{RestoreItem, open_undo};
 use crate::format::{JournalItem, Manifest, RestoreState, SnapshotRef, SourceRecord};
 use crate::progress::Progress;
@@ -27,7 +28,9 @@ pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress
         .ok()
         .map(|repository| repository.lock_for_use(context.patience()?).map_err(Failure::from));
     let _in_use = in_use.transpose()?;
-    let id = opened.as_ref().ok().map(|repository| repository.id());
+    // Which repository it is can be told also where it can't be opened.
+    let identified = || Repository::identify(&*context.backend().ok()?).ok().map(|(id, _)| id);
+    let id = opened.as_ref().ok().map(|repository| repository.id()).or_else(identified);
     let (journals, warnings) = context.journals();
     let configured: Vec<&Path> = context
         .config
@@ -154,7 +157,7 @@ fn find_goal(
     };
     for other in open.place.list()?.list.into_iter().filter(|other| other.journal.has_undo) {
         if other.journal.before.manifest == goal.manifest
-            && let Ok(undo) = open_undo(&other.place, &other.id)
+            && let Ok(undo) = open_undo(&other.place, &other.id, &mut |_, _| key_of(repository))
         {
             let undo = undo.over(Arc::clone(repository));
             let manifest = undo.read_manifest(&goal.manifest)?;
@@ -162,6 +165,10 @@ fn find_goal(
         }
     }
     Err(refuse::by_gone(missing, goal.stamp, "--rollback brings back what was there before"))
+}
+
+fn key_of(repository: &Repository) -> Result<RepositoryKey, String> {
+    repository.key().cloned().ok_or_else(|| "the repository has no key".into())
 }
 
 /// What was saved goes back; the repository is needed only where it holds that.
@@ -172,7 +179,7 @@ fn rollback(
 ) -> Result<Job, Failure> {
     let goal = open.journal.before;
     let (goals, repository) = if open.journal.has_undo {
-        let undo = open_undo(&open.place, &open.id)?;
+        let undo = open_undo(&open.place, &open.id, &mut context.unlock())?;
         match repository {
             Ok(repository) => (Arc::new(undo.over(Arc::clone(&repository))), Some(repository)),
             Err(_) => (Arc::new(undo), None),

@@ -47,7 +47,7 @@ pub fn by_repository(context: &Context, place: &Path) -> Result<(), Failure> {
         let target = Target { base: path.to_owned(), part: Default::default() };
         target.resolve().map_or_else(|_| path.to_owned(), |found| found.base)
     };
-    let Ok(repository) = context.repository_path().map(|path| real(&path)) else { return Ok(()) };
+    let Some(repository) = context.local_path().map(|path| real(&path)) else { return Ok(()) };
     let place = real(place);
     if place.starts_with(&repository) || repository.starts_with(&place) {
         let message = format!("{} and the repository {} overlap", place.display(), repository.display());

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     let _ = RepositoryConfig::decode(bytes);
     let _ = Pack::decode(bytes);
-    let _ = Pack::decode_trailer(bytes, bytes.len() as u64);
+    let _ = Pack::decode_trailer(bytes, bytes.len() as u64, bytes.len() as u64);
     let _ = Node::decode(bytes);
     let _ = ProofFile::decode(bytes);
     let _ = DoomedFile::decode(bytes);
