@@ -32,6 +32,31 @@ pub struct Config {
     /// How long condemned files stay.
     pub grace: Duration,
     pub encryption: EncryptionConfig,
+    pub ssh: SshConfig,
+    pub replicas: Vec<Replica>,
+}
+
+/// `[ssh]`: how other hosts are reached.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SshConfig {
+    /// A line for the shell: `ssh` and options.
+    pub command: Option<String>,
+    /// The far program.
+    pub remote_path: Option<String>,
+}
+
+/// `[[replica]]`: a copy elsewhere.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    pub name: String,
+    pub url: String,
+    /// That it can't be reached is a warning: a laptop asleep.
+    pub optional: bool,
+    pub ssh: Option<String>,
+    pub remote_path: Option<String>,
+    /// Bytes a second.
+    pub limit: Option<u64>,
 }
 
 /// `[encryption]`: how the repository is opened, and which one it must be.
@@ -79,6 +104,22 @@ struct File {
     retention: FileRetention,
     #[serde(default)]
     encryption: FileEncryption,
+    #[serde(default)]
+    ssh: SshConfig,
+    #[serde(default)]
+    replica: Vec<FileReplica>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileReplica {
+    name: Option<String>,
+    url: String,
+    #[serde(default)]
+    optional: bool,
+    ssh: Option<String>,
+    remote_path: Option<String>,
+    limit: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -207,10 +248,7 @@ impl Config {
         let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
         let profile = file.profile.unwrap_or_else(|| "default".into());
         check_profile(&profile)?;
-        let repository = file.repository.as_deref().map(|text| {
-            let text = expand(text)?;
-            Ok::<_, String>(if text.contains("://") { text } else { base.join(text).display().to_string() })
-        });
+        let repository = file.repository.as_deref().map(|text| location(text, base));
         let sources = file.source.into_iter().map(|(name, source)| one_source(name, source, base));
         Ok(Self {
             profile,
@@ -222,6 +260,8 @@ impl Config {
             retention: file.retention.checked()?,
             grace: file.retention.grace.as_deref().map_or(Ok(GRACE), parse_duration)?,
             encryption: encryption(file.encryption, base)?,
+            ssh: file.ssh,
+            replicas: replicas(file.replica, base)?,
         })
     }
 }
@@ -258,6 +298,41 @@ fn one_source(name: String, source: FileSource, base: &Path) -> Result<Configure
     let kind_is_guessed =
         no_kind && spec.source_path.is_some() && !spec.read_path().exists() && !spec.path.exists();
     Ok(ConfiguredSource { spec, on_demand, kind_is_guessed, verify })
+}
+
+fn location(text: &str, base: &Path) -> Result<String, String> {
+    let text = expand(text)?;
+    Ok(if text.contains("://") { text } else { base.join(text).display().to_string() })
+}
+
+fn replicas(file: Vec<FileReplica>, base: &Path) -> Result<Vec<Replica>, String> {
+    let mut replicas: Vec<Replica> = Vec::new();
+    for FileReplica { name, url, optional, ssh, remote_path, limit } in file {
+        let url = location(&url, base)?;
+        let name = name.unwrap_or_else(|| url.clone());
+        if replicas.iter().any(|other| other.name == name) {
+            return Err(format!("two [[replica]] are called {name:?}"));
+        }
+        let limit = limit.as_deref().map(parse_rate).transpose()?;
+        replicas.push(Replica { name, url, optional, ssh, remote_path, limit });
+    }
+    Ok(replicas)
+}
+
+/// `500k`, `2M`, `1G` or a number: bytes a second, by thousands.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor = match text.get(digits.len()..).unwrap_or_default() {
+        "" => Some(1),
+        "k" | "K" => Some(1_000),
+        "M" => Some(1_000_000),
+        "G" => Some(1_000_000_000),
+        _ => None,
+    };
+    let rate =
+        digits.parse().ok().zip(factor).and_then(|(count, factor): (u64, u64)| count.checked_mul(factor));
+    rate.filter(|rate| *rate > 0)
+        .ok_or_else(|| format!("rate {text:?}: write it as 500k or 2M (bytes a second)"))
 }
 
 fn encryption(file: FileEncryption, base: &Path) -> Result<EncryptionConfig, String> {

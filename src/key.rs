@@ -21,13 +21,16 @@ pub enum Recipient {
     Passphrase(SecretString),
 }
 
+/// Asks for a passphrase: what for, and perhaps an answer.
+pub type Ask<'p> = &'p dyn Fn(&str) -> Option<Zeroizing<String>>;
+
 /// What a repository is unlocked by.
 #[derive(Default)]
 pub struct Unlocking<'p> {
     /// A file with age identities, or an ssh private key.
     pub identity: Option<PathBuf>,
     /// Asked for a passphrase, at most once for each thing it says; `None`: there is none.
-    pub passphrase: Option<&'p dyn Fn(&str) -> Option<Zeroizing<String>>>,
+    pub passphrase: Option<Ask<'p>>,
 }
 
 /// Why a key could not be wrapped or unwrapped.
@@ -247,7 +250,8 @@ mod tests {
         let identity = |name: &str| {
             let identity = age::x25519::Identity::generate();
             let path = directory.path().join(name);
-            std::fs::write(&path, identity.to_string().expose_secret()).unwrap();
+            let mut file = std::fs::File::create(&path).unwrap();
+            std::io::Write::write_all(&mut file, identity.to_string().expose_secret().as_bytes()).unwrap();
             (path, identity.to_public().to_string())
         };
         let ((mine, public), (other, _)) = (identity("mine"), identity("other"));

@@ -21,6 +21,8 @@ pub trait Disk: Send + Sync {
     fn read_range(&self, path: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>>;
     /// A file's length.
     fn len(&self, path: &Path) -> io::Result<u64>;
+    /// When a file was written.
+    fn modified(&self, path: &Path) -> io::Result<SystemTime>;
     /// What a directory holds.
     fn list(&self, directory: &Path) -> io::Result<Vec<DiskItem>>;
     /// There is a directory.
@@ -94,6 +96,10 @@ impl Disk for RealDisk {
 
     fn len(&self, path: &Path) -> io::Result<u64> {
         fs::metadata(path).map(|metadata| metadata.len())
+    }
+
+    fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        fs::metadata(path)?.modified()
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<DiskItem>> {

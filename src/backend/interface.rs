@@ -1,5 +1,6 @@
 //! The trait that every place for repository files implements, and its errors.
 
+pub use super::wire::Piece;
 use std::io;
 
 /// A key is a relative path with `/`, such as `index/0123…`. No order is promised by `list`.
@@ -19,13 +20,28 @@ pub trait Backend: Send + Sync {
             other => other.map(|_| true),
         }
     }
+    /// When the key was written here, by this place's clock, in nanoseconds since 1970; `None` where nobody knows.
+    fn arrived(&self, key: &str) -> Result<Option<i64>, BackendError>;
+    /// Reading from this key costs no way over a network.
+    fn is_near(&self, _key: &str) -> bool {
+        true
+    }
+    /// Puts a file together here from pieces of files that are here, and from what is sent. False where that can't be done, or
+    /// makes something else than the name says.
+    fn compose(&self, _key: &str, _pieces: &[Piece], _sent: &[u8]) -> Result<bool, BackendError> {
+        Ok(false)
+    }
+    /// `compose` is worth trying.
+    fn can_compose(&self) -> bool {
+        false
+    }
     /// Keeps `bytes` under `key`, replacing what was there. Atomic; durable when it returns.
     fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError>;
     /// As `put`, but of several writers of the same key exactly one succeeds; the others get `Exists`.
     fn put_new(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError>;
-    /// Proves that `put_new` has one winner here. Where the operating system promises it nothing is tried.
-    fn prove_exclusive(&self) -> Result<(), BackendError> {
-        Ok(())
+    /// Whether `put_new` has one winner here. Where the operating system promises it nothing is tried.
+    fn prove_exclusive(&self) -> Result<bool, BackendError> {
+        Ok(true)
     }
     /// Keys below a directory (recursively) with their sizes; empty if there is none. Unfinished writes aren't listed.
     fn list(&self, directory: &str) -> Result<Vec<(String, u64)>, BackendError>;
@@ -68,6 +84,8 @@ pub enum ErrorKind {
     Short,
     NoSpace,
     Denied,
+    /// It is kept by its place (retention), and can't be deleted now.
+    Held,
     Other,
 }
 

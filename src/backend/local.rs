@@ -95,6 +95,12 @@ impl Backend for LocalBackend {
         self.disk.len(&self.path(key)).map_err(|error| self.fail("stat", key, error))
     }
 
+    fn arrived(&self, key: &str) -> Result<Option<i64>, BackendError> {
+        let modified = self.disk.modified(&self.path(key)).map_err(|error| self.fail("stat", key, error))?;
+        let since = modified.duration_since(SystemTime::UNIX_EPOCH).ok();
+        Ok(since.and_then(|since| i64::try_from(since.as_nanos()).ok()))
+    }
+
     fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
         self.write(key, bytes, false).map_err(|error| self.fail("write", key, error))
     }

@@ -4,10 +4,19 @@
 mod contract;
 mod disk;
 mod interface;
+mod limit;
 mod local;
 mod memory;
+mod near;
+mod s3;
+mod ssh;
+pub mod wire;
 
 pub use disk::{Disk, DiskFile, DiskItem, DiskLock, RealDisk};
-pub use interface::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind};
+pub use interface::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece};
+pub use limit::Limit;
 pub use local::LocalBackend;
 pub use memory::MemoryBackend;
+pub use near::NearBackend;
+pub use s3::{S3Backend, S3Options};
+pub use ssh::{SshBackend, SshOptions};

@@ -32,8 +32,8 @@ pub struct Arguments {
 /// Options of every verb. A flag beats the environment, which beats the config.
 #[derive(Args, Clone)]
 pub struct Global {
-    /// The repository's directory
-    #[arg(short, long, global = true, env = "ICECORE_REPOSITORY", value_name = "PATH")]
+    /// The repository: a directory, ssh://user@host/path or s3://bucket/prefix
+    #[arg(short, long, global = true, env = "ICECORE_REPOSITORY", value_name = "PATH|URL")]
     pub repo: Option<String>,
     /// The config [default: ./icecore.toml if safely owned, $XDG_CONFIG_HOME/icecore/icecore.toml, /etc/icecore/icecore.toml]
     #[arg(short, long, global = true, env = "ICECORE_CONFIG", value_name = "FILE")]
@@ -95,6 +95,8 @@ pub enum Verb {
     Check(Check),
     Repair(Repair),
     Key(KeyArguments),
+    Replicate(Replicate),
+    Serve(Serve),
     Completions(Completions),
     Man(Man),
 }
@@ -186,6 +188,9 @@ pub struct Backup {
     /// Prune afterwards, by the config's policy
     #[arg(long)]
     pub prune: bool,
+    /// Afterwards bring the replicas of the config up to date
+    #[arg(long)]
+    pub replicate: bool,
     /// Only say what would be backed up
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -432,6 +437,48 @@ pub struct Repair {
     /// Only say what is wrong, as `check --read-data` does
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+}
+
+/// Bring copies of the repository elsewhere up to date
+///
+/// To the replicas of the config, or to the places given: a directory (also on NFS or a USB disk), ssh://user@host/path (icecore
+/// must be there too), s3://bucket/prefix. Only what is missing is sent, what arrived is proven, and an interrupted run goes on
+/// where it was. Nothing is deleted there: a replica is a repository, and has its own `prune`. One that fails doesn't stop the
+/// others (exit 15), one that is `optional` only warns.
+///
+/// With -r ssh://… it pulls: from a repository on another host to a place here. Without the key of an encrypted repository all
+/// files are copied as they are.
+#[derive(Args)]
+pub struct Replicate {
+    /// Places, or names of replicas of the config [default: all of these]
+    #[arg(value_name = "TARGET|NAME")]
+    pub targets: Vec<String>,
+    /// Also snapshots that are older than the newest one there (which may have been forgotten there on purpose)
+    #[arg(long)]
+    pub all: bool,
+    /// Send nothing; only say how far behind each replica is
+    #[arg(long)]
+    pub status: bool,
+    /// Send at most so much a second, as in 500k or 2M
+    #[arg(long, value_name = "RATE")]
+    pub limit: Option<String>,
+}
+
+/// Let another icecore use a repository of this host, over its standard input and output
+///
+/// What `ssh://` starts at its far end. As a forced command in authorized_keys it limits a key to one repository, and with
+/// --append-only to adding: `restrict,command="icecore serve --stdio --append-only /srv/replica" ssh-ed25519 …`. Then nothing that is
+/// there can be changed or deleted by whoever has the key; prune there, with --by-arrival.
+#[derive(Args)]
+pub struct Serve {
+    /// Speak over stdin and stdout
+    #[arg(long, required = true)]
+    pub stdio: bool,
+    /// Refuse whatever would change or delete a file
+    #[arg(long)]
+    pub append_only: bool,
+    /// The repository's directory [default: -r]
+    pub path: Option<PathBuf>,
 }
 
 /// Show and change who can open an encrypted repository

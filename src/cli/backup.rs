@@ -5,10 +5,10 @@ use super::context::Context;
 use super::exit_code::ExitCode;
 use super::failure::{Failure, findings_json, lines_of};
 use super::format_text::{bytes, millis, name};
-use super::prune;
 use super::report::Report;
 use super::restore::by_unfinished;
 use super::selection::select;
+use super::{prune, replicate};
 use crate::backup::BackupRequest;
 use crate::config::{FULL_EVERY, parse_duration};
 use crate::flow::{PublishRequest, Published, prove_and_publish};
@@ -30,7 +30,7 @@ pub fn skeleton() -> Value {
     json!({
         "stamp": null, "backup_root": null, "manifest": null, "valid": null, "errors": [], "findings": [], "sources": {},
         "writer_pause_ms": 0, "new_bytes": 0, "stored_bytes": 0, "metadata_bytes": 0, "unreferenced_bytes": 0,
-        "duration_ms": 0, "pruned": null,
+        "duration_ms": 0, "pruned": null, "replicas": null,
     })
 }
 
@@ -63,7 +63,29 @@ pub fn run(context: &Context, arguments: &args::Backup, progress: &dyn Progress)
     if arguments.prune {
         prune_afterwards(context, progress, &mut report);
     }
+    if arguments.replicate {
+        replicate_afterwards(context, progress, &mut report);
+    }
     Ok(report)
+}
+
+/// The snapshot exists, whatever becomes of this.
+fn replicate_afterwards(context: &Context, progress: &dyn Progress, report: &mut Report) {
+    match replicate::afterwards(context, progress) {
+        Ok(replicated) => {
+            report.lines.splice(0..0, replicated.lines);
+            report.warnings.extend(replicated.warnings);
+            report
+                .keys
+                .insert("replicas".into(), replicated.keys.get("replicas").cloned().unwrap_or_default());
+        }
+        Err(failure) => {
+            report.exit = failure.exit;
+            report.warnings.push(format!("the snapshot is saved, but: {}", failure.message));
+            report.warnings.extend(failure.warnings);
+            report.keys.insert("replicas".into(), failure.keys.get("replicas").cloned().unwrap_or_default());
+        }
+    }
 }
 
 /// The snapshot exists, whatever becomes of this.

@@ -30,6 +30,8 @@ pub struct Context {
     /// The key of the repository that was opened, so that nobody is asked twice.
     pub(super) key: Mutex<Option<RepositoryKey>>,
     backend: OnceLock<Arc<dyn Backend>>,
+    /// Nothing that was kept near at another time may stand in for what a far repository holds.
+    pub reads_anew: bool,
 }
 
 impl Context {
@@ -41,7 +43,8 @@ impl Context {
         let of_config = || config.as_ref().map(|config| config.profile.clone());
         let profile = global.profile.clone().or_else(of_config).unwrap_or_else(|| "default".into());
         check_profile(&profile).map_err(Failure::usage)?;
-        Ok(Self { global, config, profile, warnings, key: Mutex::default(), backend: OnceLock::new() })
+        let (key, backend) = (Mutex::default(), OnceLock::new());
+        Ok(Self { global, config, profile, warnings, key, backend, reads_anew: false })
     }
 
     /// Where the repository is.

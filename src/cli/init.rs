@@ -38,6 +38,14 @@ pub fn run(context: &Context, arguments: &args::Init) -> Result<Report, Failure>
     } else {
         vec![format!("repository {place} is there already")]
     };
+    let mut warnings = Vec::new();
+    if !made.is_exclusive {
+        warnings.push(
+            "this store lets several writers make the same object (If-None-Match isn't atomic): two backups that end in the same second \
+             could overwrite each other's name; let only one host write to it"
+                .to_owned(),
+        );
+    }
     if let Some(fingerprint) = &made.fingerprint {
         lines.push(format!("it is encrypted; its key's fingerprint is {fingerprint}"));
         lines.push(
@@ -55,7 +63,7 @@ pub fn run(context: &Context, arguments: &args::Init) -> Result<Report, Failure>
             "next: icecore -r {place} backup NAME=PATH …, or `init --if-missing --write-config`"
         ));
     }
-    Ok(Report::done(
+    let report = Report::done(
         json!({
             "repository": place.to_string(),
             "id": made.id,
@@ -65,12 +73,15 @@ pub fn run(context: &Context, arguments: &args::Init) -> Result<Report, Failure>
             "keys": made.keys,
         }),
         lines,
-    ))
+    );
+    Ok(Report { warnings, ..report })
 }
 
 struct Made {
     id: String,
     created: bool,
+    /// Of several who make the same file one wins.
+    is_exclusive: bool,
     fingerprint: Option<String>,
     /// The names of the wrapped keys.
     keys: Vec<String>,
@@ -92,9 +103,9 @@ fn make(context: &Context, place: &Place, arguments: &args::Init) -> Result<Made
         }
         let (id, encryption) = Repository::identify(&*backend)?;
         let fingerprint = encryption.map(|encryption| encryption.key);
-        return Ok(Made { id: id.hex(), created: false, fingerprint, keys: Vec::new() });
+        return Ok(Made { id: id.hex(), created: false, is_exclusive: true, fingerprint, keys: Vec::new() });
     }
-    backend.prove_exclusive().map_err(Failure::from)?;
+    let is_exclusive = backend.prove_exclusive()?;
     let mut random = [0u8; 32];
     let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random));
     read.map_err(|error| {
@@ -114,7 +125,13 @@ fn make(context: &Context, place: &Place, arguments: &args::Init) -> Result<Made
         }
     }
     let keys = files.iter().map(|(name, _)| name.to_string()).collect();
-    Ok(Made { id: config.repository, created: true, fingerprint: key.map(|key| key.fingerprint()), keys })
+    Ok(Made {
+        id: config.repository,
+        created: true,
+        is_exclusive,
+        fingerprint: key.map(|key| key.fingerprint()),
+        keys,
+    })
 }
 
 /// An `init` that was killed leaves at most its README and `tmp/`.

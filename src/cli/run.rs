@@ -6,7 +6,10 @@ use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::progress_bar::Shown;
 use super::report::{Report, print};
-use super::{backup, browse, check, forget, init, key, list, manual, prune, restore, status, validate};
+use super::{
+    backup, browse, check, forget, init, key, list, manual, prune, replicate, restore, serve, status,
+    validate,
+};
 use clap::Parser;
 use clap::error::ErrorKind;
 use serde_json::{Value, json};
@@ -46,7 +49,9 @@ fn run() -> ExitCode {
 }
 
 fn perform(global: Global, verb: Verb, shown: &Shown) -> Result<Report, Failure> {
-    let context = Context::new(global)?;
+    let mut context = Context::new(global)?;
+    // What is to be proven is read where it lies.
+    context.reads_anew = matches!(verb, Verb::Check(_) | Verb::Repair(_) | Verb::Validate(_));
     let mut answer = match verb {
         Verb::Init(arguments) => init::run(&context, &arguments),
         Verb::Backup(arguments) => backup::run(&context, &arguments, shown),
@@ -65,6 +70,8 @@ fn perform(global: Global, verb: Verb, shown: &Shown) -> Result<Report, Failure>
         Verb::Check(arguments) => check::run(&context, &arguments, shown),
         Verb::Repair(arguments) => check::run_repair(&context, &arguments, shown),
         Verb::Key(arguments) => key::run(&context, &arguments),
+        Verb::Replicate(arguments) => replicate::run(&context, &arguments, shown),
+        Verb::Serve(arguments) => serve::run(&context, &arguments),
         Verb::Completions(arguments) => Ok(manual::completions(&arguments)),
         Verb::Man(arguments) => manual::man(&arguments),
     };
@@ -96,6 +103,8 @@ fn describe(verb: &Verb) -> (&'static str, Value) {
         Verb::Check(_) => ("check", check::skeleton()),
         Verb::Repair(_) => ("repair", check::repair_skeleton()),
         Verb::Key(_) => ("key", key::skeleton()),
+        Verb::Replicate(_) => ("replicate", replicate::skeleton()),
+        Verb::Serve(_) => ("serve", json!({})),
         Verb::Completions(_) => ("completions", json!({})),
         Verb::Man(_) => ("man", json!({ "written": [] })),
     }

@@ -4,7 +4,7 @@ use super::codec::{self, DeltaEncoder};
 use super::error::RepositoryError;
 use super::location::Location;
 use super::open::Repository;
-use crate::format::{ChunkRef, Encoding, Method, PackKind};
+use crate::format::{ChunkRef, Encoding, Key, Method, PackKind};
 use crate::id::Id;
 use std::sync::Arc;
 
@@ -60,6 +60,10 @@ impl Bases {
 
     fn add(&mut self, repository: &Repository, id: &Id) -> Result<(), RepositoryError> {
         let Some(location) = repository.index()?.find(id.prefix()) else { return Ok(()) };
+        // To fetch a base from afar costs more than it saves.
+        if !repository.backend().is_near(&Key::Pack(location.pack).path()) {
+            return Ok(());
+        }
         if !location.encoding.is_difference() {
             let plain = repository.bases().keep(*id, repository.read_chunk(id)?);
             self.push(id.prefix(), plain, location.stored_len);

@@ -198,7 +198,11 @@ impl Repository {
             {
                 Ok(()) => return Ok(id),
                 Err(error) if error.kind == ErrorKind::Exists => {
-                    self.backend().delete(&key)?;
+                    match self.backend().delete(&key) {
+                        // Where nothing can be deleted it stays, without a name.
+                        Err(error) if error.kind != ErrorKind::Denied => return Err(error.into()),
+                        _ => {}
+                    }
                     manifest.stamp = manifest.stamp.next();
                 }
                 Err(error) => return Err(error.into()),

@@ -1,0 +1,352 @@
+//! A repository on another host: the system's `ssh`, and `icecore serve` at its far end.
+
+use super::interface::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece};
+use super::limit::Limit;
+use super::wire::{Answer, Frame, HELLO, Request, decode_listing, read_frame, write_frame};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// So many lines of what ssh says are kept for errors.
+const SAID_LINES: usize = 5;
+/// What is written at a time where the rate is limited.
+const PIECE_BYTES: usize = 64 << 10;
+/// A far side that says nothing for so long, also not that it is alive, is gone.
+const ALIVE: [&str; 4] = ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"];
+
+/// Where to, and by what.
+#[derive(Debug, Clone)]
+pub struct SshOptions {
+    pub host: String,
+    pub port: Option<u16>,
+    pub path: String,
+    /// A line for the shell: `ssh` and options.
+    pub command: String,
+    /// The far program.
+    pub program: String,
+    pub limit: Arc<Limit>,
+}
+
+type Reply = (Answer, Vec<u8>);
+
+/// A connection. Requests of several threads are on their way at once.
+pub struct SshBackend {
+    location: String,
+    link: Arc<Link>,
+    child: Mutex<Child>,
+    reader: Option<JoinHandle<()>>,
+    limit: Arc<Limit>,
+}
+
+struct Link {
+    out: Mutex<Option<ChildStdin>>,
+    /// Who waits for which answer; `None` once there will be no more.
+    waiting: Mutex<Option<HashMap<u64, Sender<Reply>>>>,
+    next: AtomicU64,
+    said: Mutex<VecDeque<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SshBackend {
+    /// Connects, and waits until the far side answers.
+    pub fn connect(options: &SshOptions) -> Result<Self, BackendError> {
+        let port = options.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let path = if options.path.starts_with('/') { "" } else { "/~/" };
+        let location = format!("ssh://{}{port}{path}{}", options.host, options.path);
+        let fail = |error: io::Error| BackendError::new("connect to", location.clone(), error);
+        let mut arguments: Vec<String> = ALIVE.iter().map(|word| (*word).to_owned()).collect();
+        if let Some(port) = options.port {
+            arguments.extend(["-p".into(), port.to_string()]);
+        }
+        let far = format!("{} serve --stdio -- {}", options.program, quoted(&options.path));
+        arguments.extend([options.host.clone(), far]);
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", &format!("exec {} \"$@\"", options.command), "ssh"])
+            .args(&arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(fail)?;
+        let (out, from, said) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let link = Arc::new(Link {
+            out: Mutex::new(out),
+            waiting: Mutex::new(Some(HashMap::new())),
+            next: AtomicU64::new(0),
+            said: Mutex::default(),
+        });
+        let listener = said.map(|said| listen(Arc::clone(&link), said));
+        let greeted = greet(&link, from);
+        let from = match greeted {
+            Ok(from) => from,
+            Err(error) => {
+                drop(lock(&link.out).take());
+                drop(child.kill());
+                drop(child.wait());
+                if let Some(listener) = listener {
+                    drop(listener.join());
+                }
+                return Err(fail(link.explained(error)));
+            }
+        };
+        let reader = {
+            let link = Arc::clone(&link);
+            std::thread::spawn(move || deliver(&link, from))
+        };
+        let limit = Arc::clone(&options.limit);
+        Ok(Self { location, link, child: Mutex::new(child), reader: Some(reader), limit })
+    }
+
+    fn ask(
+        &self,
+        action: &'static str,
+        key: &str,
+        request: &Request,
+        payload: &[u8],
+    ) -> Result<Reply, BackendError> {
+        let path = || format!("{}/{key}", self.location);
+        match self.link.exchange(request, payload, &self.limit) {
+            Ok((Answer::Failed { kind, action: far, path, message }, _)) => {
+                let source = io::Error::other(format!("{message} (told by the far side: {far} {path})"));
+                Err(BackendError {
+                    kind: kind.into(),
+                    action,
+                    path: format!("{}/{key}", self.location),
+                    source,
+                })
+            }
+            Ok(reply) => Ok(reply),
+            Err(error) => {
+                let kind = ErrorKind::Other;
+                Err(BackendError { kind, action, path: path(), source: self.link.explained(error) })
+            }
+        }
+    }
+
+    fn odd<T>(&self, action: &'static str, key: &str) -> Result<T, BackendError> {
+        let source =
+            io::Error::new(io::ErrorKind::InvalidData, "the far side answered something else than asked");
+        Err(BackendError::new(action, format!("{}/{key}", self.location), source))
+    }
+}
+
+impl Link {
+    fn exchange(&self, request: &Request, payload: &[u8], limit: &Limit) -> io::Result<Reply> {
+        let lost = || io::Error::new(io::ErrorKind::BrokenPipe, "the connection is lost");
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = channel();
+        lock(&self.waiting).as_mut().ok_or_else(lost)?.insert(number, sender);
+        let written = {
+            let mut out = lock(&self.out);
+            let out = out.as_mut().ok_or_else(lost)?;
+            write_frame(&mut Slowly { out, limit }, number, request, payload)
+        };
+        if written.is_err() {
+            if let Some(waiting) = lock(&self.waiting).as_mut() {
+                waiting.remove(&number);
+            }
+            return Err(lost());
+        }
+        receiver.recv().map_err(|_| lost())
+    }
+
+    /// An error with what ssh has said.
+    fn explained(&self, error: io::Error) -> io::Error {
+        // ssh may be about to say why.
+        std::thread::sleep(Duration::from_millis(50));
+        let said = lock(&self.said);
+        if said.is_empty() {
+            return error;
+        }
+        let lines: Vec<&str> = said.iter().map(String::as_str).collect();
+        io::Error::new(error.kind(), format!("{error}: {}", lines.join(" | ")))
+    }
+}
+
+struct Slowly<'w> {
+    out: &'w mut ChildStdin,
+    limit: &'w Limit,
+}
+
+impl Write for Slowly<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let part = bytes.get(..PIECE_BYTES).unwrap_or(bytes);
+        self.limit.wait(part.len() as u64);
+        self.out.write(part)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn greet(link: &Link, from: Option<ChildStdout>) -> io::Result<BufReader<ChildStdout>> {
+    let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the far side has ended");
+    lock(&link.out).as_mut().ok_or_else(gone)?.write_all(HELLO).map_err(|_| gone())?;
+    let mut from = BufReader::with_capacity(256 << 10, from.ok_or_else(gone)?);
+    let mut hello = [0; HELLO.len()];
+    from.read_exact(&mut hello).map_err(|_| gone())?;
+    if hello == *HELLO {
+        return Ok(from);
+    }
+    let text: String =
+        String::from_utf8_lossy(&hello).chars().filter(|letter| !letter.is_control()).collect();
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "no icecore of this version answers there, but {text:?} (a shell that prints something at login?)"
+        ),
+    ))
+}
+
+/// Gives each answer to whoever waits for it, until there are no more.
+fn deliver(link: &Link, mut from: BufReader<ChildStdout>) {
+    while let Ok(Some(Frame { number, says, payload })) = read_frame::<Answer>(&mut from) {
+        let sender = lock(&link.waiting).as_mut().and_then(|waiting| waiting.remove(&number));
+        if let Some(sender) = sender {
+            drop(sender.send((says, payload)));
+        }
+    }
+    drop(lock(&link.waiting).take());
+}
+
+fn listen(link: Arc<Link>, said: ChildStderr) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(said).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim().to_owned();
+            let mut said = lock(&link.said);
+            if !line.is_empty() {
+                said.push_back(line);
+            }
+            if said.len() > SAID_LINES {
+                said.pop_front();
+            }
+        }
+    })
+}
+
+/// A word for the far shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+impl Drop for SshBackend {
+    fn drop(&mut self) {
+        // The far side ends when it hears no more.
+        drop(lock(&self.link.out).take());
+        if let Some(reader) = self.reader.take() {
+            drop(reader.join());
+        }
+        drop(lock(&self.child).wait());
+    }
+}
+
+impl Backend for SshBackend {
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn get(&self, key: &str) -> Result<Vec<u8>, BackendError> {
+        match self.ask("read", key, &Request::Get { key: key.into() }, &[])? {
+            (Answer::Bytes, bytes) => Ok(bytes),
+            _ => self.odd("read", key),
+        }
+    }
+
+    fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
+        match self.ask("read", key, &Request::GetRange { key: key.into(), offset, len }, &[])? {
+            (Answer::Bytes, bytes) if bytes.len() as u64 == len => Ok(bytes),
+            _ => self.odd("read", key),
+        }
+    }
+
+    fn size(&self, key: &str) -> Result<u64, BackendError> {
+        match self.ask("stat", key, &Request::Size { key: key.into() }, &[])? {
+            (Answer::Size(size), _) => Ok(size),
+            _ => self.odd("stat", key),
+        }
+    }
+
+    fn arrived(&self, key: &str) -> Result<Option<i64>, BackendError> {
+        match self.ask("stat", key, &Request::Arrived { key: key.into() }, &[])? {
+            (Answer::Time(time), _) => Ok(time),
+            _ => self.odd("stat", key),
+        }
+    }
+
+    fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
+        match self.ask("write", key, &Request::Put { key: key.into() }, bytes)? {
+            (Answer::Done, _) => Ok(()),
+            _ => self.odd("write", key),
+        }
+    }
+
+    fn put_new(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
+        match self.ask("create", key, &Request::PutNew { key: key.into() }, bytes)? {
+            (Answer::Done, _) => Ok(()),
+            _ => self.odd("create", key),
+        }
+    }
+
+    fn compose(&self, key: &str, pieces: &[Piece], sent: &[u8]) -> Result<bool, BackendError> {
+        let request = Request::Compose { key: key.into(), pieces: pieces.to_vec() };
+        match self.ask("put together", key, &request, sent)? {
+            (Answer::Composed(done), _) => Ok(done),
+            _ => self.odd("put together", key),
+        }
+    }
+
+    fn can_compose(&self) -> bool {
+        true
+    }
+
+    fn list(&self, directory: &str) -> Result<Vec<(String, u64)>, BackendError> {
+        match self.ask("list", directory, &Request::List { directory: directory.into() }, &[])? {
+            (Answer::Listed, bytes) => decode_listing(&bytes).or_else(|_| self.odd("list", directory)),
+            _ => self.odd("list", directory),
+        }
+    }
+
+    fn delete(&self, key: &str) -> Result<(), BackendError> {
+        match self.ask("delete", key, &Request::Delete { key: key.into() }, &[])? {
+            (Answer::Done, _) => Ok(()),
+            _ => self.odd("delete", key),
+        }
+    }
+
+    fn remove_stale_temporaries(&self) {
+        drop(self.ask("sweep", "tmp", &Request::Sweep, &[]));
+    }
+
+    fn try_lock(&self, name: &str, kind: LockKind) -> Result<Lock, BackendError> {
+        let is_shared = kind == LockKind::Shared;
+        match self.ask("lock", name, &Request::Lock { name: name.into(), is_shared }, &[])? {
+            (Answer::Held(lock), _) => Ok(Lock::Held(Box::new(Held { lock, link: Arc::clone(&self.link) }))),
+            (Answer::Busy(holder), _) => Ok(Lock::Busy { holder }),
+            (Answer::Unsupported, _) => Ok(Lock::Unsupported),
+            _ => self.odd("lock", name),
+        }
+    }
+}
+
+/// A lock that the far side holds for us as long as the connection is there.
+struct Held {
+    lock: u64,
+    link: Arc<Link>,
+}
+
+impl LockGuard for Held {}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.link.exchange(&Request::Unlock { lock: self.lock }, &[], &Limit::none()));
+    }
+}

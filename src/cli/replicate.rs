@@ -1,0 +1,363 @@
+//! `replicate`: brings other places up to date, each by itself.
+
+use super::args;
+use super::connect::Way;
+use super::context::Context;
+use super::exit_code::ExitCode;
+use super::failure::Failure;
+use super::format_text::bytes as bytes_text;
+use super::place::Place;
+use super::report::Report;
+use crate::backend::Backend;
+use crate::config::parse_rate;
+use crate::format::Key;
+use crate::progress::Progress;
+use crate::replicate::{ReplicateError, Replicated, Source, Wanted, replicate};
+use crate::repository::{Repository, RepositoryError};
+use crate::stamp::Stamp;
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A connection that broke is made again after these pauses; whoever got further meanwhile begins with the first again.
+const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
+
+/// Every key of the JSON document.
+pub fn skeleton() -> Value {
+    json!({ "newest": null, "replicas": [] })
+}
+
+/// Where to.
+struct Target {
+    name: String,
+    place: Place,
+    way: Way,
+    optional: bool,
+}
+
+/// Brings the targets up to date, or tells how far behind they are.
+pub fn run(
+    context: &Context,
+    arguments: &args::Replicate,
+    progress: &dyn Progress,
+) -> Result<Report, Failure> {
+    let targets = targets(context, &arguments.targets, arguments.limit.as_deref())?;
+    let backend = context.backend()?;
+    let mut outcomes = Vec::new();
+    let (repository, warning) = open_if_possible(context, &backend)?;
+    for target in &targets {
+        if progress.interrupted() {
+            return Err(super::failure::interrupted());
+        }
+        let outcome = if arguments.status {
+            status_of(context, &*backend, target)
+        } else {
+            let wanted = if arguments.all { Wanted::All } else { Wanted::Newer };
+            bring(context, &backend, repository.as_ref(), target, wanted, progress)
+        };
+        outcomes.push(outcome);
+    }
+    told(&*backend, &targets, outcomes, warning)
+}
+
+/// After a backup: the snapshot exists, whatever becomes of this.
+pub fn afterwards(context: &Context, progress: &dyn Progress) -> Result<Report, Failure> {
+    let arguments = args::Replicate { targets: Vec::new(), all: false, status: false, limit: None };
+    run(context, &arguments, progress)
+}
+
+fn targets(context: &Context, named: &[String], limit: Option<&str>) -> Result<Vec<Target>, Failure> {
+    let limit = limit.map(parse_rate).transpose().map_err(Failure::usage)?;
+    let configured = context.config.iter().flat_map(|config| &config.replicas);
+    let of_config = |replica: &crate::config::Replica| {
+        Ok(Target {
+            name: replica.name.clone(),
+            place: Place::parse(&replica.url)?,
+            way: Way {
+                ssh: replica.ssh.clone(),
+                remote_path: replica.remote_path.clone(),
+                limit: limit.or(replica.limit),
+            },
+            optional: replica.optional,
+        })
+    };
+    if named.is_empty() {
+        let all: Vec<Target> = configured.map(of_config).collect::<Result<_, Failure>>()?;
+        return if all.is_empty() {
+            Err(Failure::usage("replicate to where?").hint(
+                "name a directory, ssh://user@host/path or s3://bucket/prefix, or [[replica]] in the config",
+            ))
+        } else {
+            Ok(all)
+        };
+    }
+    let one = |text: &String| match configured.clone().find(|replica| replica.name == *text) {
+        Some(replica) => of_config(replica),
+        None => {
+            let place = Place::parse(text)?;
+            let way = Way { limit, ..Way::default() };
+            Ok(Target { name: place.to_string(), place, way, optional: false })
+        }
+    };
+    named.iter().map(one).collect()
+}
+
+/// Whoever only carries files needs no key.
+fn open_if_possible(
+    context: &Context,
+    backend: &Arc<dyn Backend>,
+) -> Result<(Option<Repository>, Option<String>), Failure> {
+    match context.open_on(Arc::clone(backend)) {
+        Ok(repository) => Ok((Some(repository), None)),
+        Err(RepositoryError::Locked { .. })
+            if context.identity().is_none() && context.global.passphrase_file.is_none() =>
+        {
+            let warning = "without the repository's key every file that is missing is sent, needed or not, and nothing is put \
+                           together there from what it has";
+            Ok((None, Some(warning.into())))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn bring(
+    context: &Context,
+    backend: &Arc<dyn Backend>,
+    repository: Option<&Repository>,
+    target: &Target,
+    wanted: Wanted,
+    progress: &dyn Progress,
+) -> Result<Replicated, Failure> {
+    if let Some(path) = target.place.local() {
+        let real = |path: &Path| path.canonicalize().ok();
+        if context.local_path().is_some_and(|own| real(&own).is_some() && real(&own) == real(path)) {
+            return Err(ReplicateError::Itself { location: path.display().to_string() }.into());
+        }
+        refuse_foreign(path)?;
+    }
+    let patience = context.patience()?;
+    let mut pauses = PAUSES.iter();
+    let mut total = Replicated::default();
+    loop {
+        progress.begin(&format!("replicating to {}", target.name), None);
+        let attempt = context.far_backend(&target.place, &target.way).and_then(|far| {
+            let source = Source { backend: &**backend, repository };
+            let mut done = Replicated::default();
+            let result =
+                replicate(&source, &far, &context.index_options(), wanted, patience, &mut done, progress);
+            let got_on = done.packs > 0;
+            total.add(done);
+            match result {
+                Ok(()) => Ok(None),
+                Err(error) if error.is_passing() => Ok(Some((Failure::from(error), got_on))),
+                Err(error) => Err(Failure::from(error)),
+            }
+        });
+        match attempt? {
+            None => return Ok(total),
+            Some((failure, got_on)) => {
+                if got_on {
+                    pauses = PAUSES.iter();
+                }
+                let Some(pause) = pauses.next() else { return Err(failure) };
+                progress.begin(&format!("{} (trying again in {} s)", failure.message, pause.as_secs()), None);
+                wait(*pause, progress);
+            }
+        }
+        if progress.interrupted() {
+            return Err(super::failure::interrupted());
+        }
+    }
+}
+
+fn wait(pause: Duration, progress: &dyn Progress) {
+    let until = std::time::Instant::now() + pause;
+    while std::time::Instant::now() < until && !progress.interrupted() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A directory that isn't there may be one whose disk isn't mounted; one with other things in it is somebody else's.
+fn refuse_foreign(path: &Path) -> Result<(), Failure> {
+    if path.join("config").exists() {
+        return Ok(());
+    }
+    let Ok(listing) = std::fs::read_dir(path) else {
+        return Err(Failure::new(
+            ExitCode::ReplicaFailed,
+            "replica_missing",
+            format!("there is no directory {}", path.display()),
+        )
+        .at(path)
+        .hint("is its disk mounted? The first time, make the directory by hand; nothing was sent"));
+    };
+    let known = ["README", "tmp", "lost+found", "keys", "locks"];
+    let is_foreign = listing.flatten().any(|item| known.iter().all(|known| item.file_name() != *known));
+    if is_foreign {
+        return Err(RepositoryError::NotEmpty { location: path.display().to_string() }.into());
+    }
+    Ok(())
+}
+
+/// How far behind a replica is, told by names alone.
+fn status_of(context: &Context, here: &dyn Backend, target: &Target) -> Result<Replicated, Failure> {
+    let there = context.far_backend(&target.place, &target.way)?;
+    let (id, _) = Repository::identify(here)?;
+    if !there.has(&Key::Config.path())? {
+        let location = there.location();
+        return Err(RepositoryError::Absent { location }.into());
+    }
+    let (found, _) = Repository::identify(&*there)?;
+    if found != id {
+        let location = there.location();
+        return Err(ReplicateError::AnotherRepository { location, found, wanted: id }.into());
+    }
+    let (own, theirs) = (stamps(here)?, stamps(&*there)?);
+    let known: HashSet<&Stamp> = theirs.iter().collect();
+    let missing = own.iter().filter(|stamp| !known.contains(stamp)).count();
+    let mut done = Replicated {
+        newest_here: own.last().copied(),
+        newest_there: theirs.last().copied(),
+        ..Replicated::default()
+    };
+    done.missing = Some(missing as u64);
+    Ok(done)
+}
+
+fn stamps(backend: &dyn Backend) -> Result<Vec<Stamp>, Failure> {
+    let listed = backend.list("snapshots")?;
+    let stamp = |(path, _): &(String, u64)| match Key::parse(path) {
+        Some(Key::Snapshot(stamp)) => Some(stamp),
+        _ => None,
+    };
+    let mut stamps: Vec<Stamp> = listed.iter().filter_map(stamp).collect();
+    stamps.sort_unstable();
+    Ok(stamps)
+}
+
+/// Seconds between the newest snapshot here and the newest there.
+fn lag(done: &Replicated) -> Option<i64> {
+    Some(done.newest_here?.unix() - done.newest_there?.unix())
+}
+
+fn told(
+    here: &dyn Backend,
+    targets: &[Target],
+    outcomes: Vec<Result<Replicated, Failure>>,
+    warning: Option<String>,
+) -> Result<Report, Failure> {
+    let (mut lines, mut warnings, mut replicas, mut failed) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    warnings.extend(warning);
+    for (target, outcome) in targets.iter().zip(outcomes) {
+        let mut replica = Map::new();
+        replica.insert("name".into(), json!(target.name));
+        replica.insert("url".into(), json!(target.place.to_string()));
+        replica.insert("optional".into(), json!(target.optional));
+        let (done, error) = match outcome {
+            Ok(done) => (done, None),
+            Err(failure) => (Replicated::default(), Some(failure)),
+        };
+        if let Some(failure) = error.as_ref().filter(|failure| matches!(failure.exit, ExitCode::Signal(_))) {
+            return Err(Failure { message: failure.message.clone(), ..super::failure::interrupted() });
+        }
+        let text = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.to_string());
+        let more = json!({
+            "ok": error.is_none(),
+            "snapshots": done.snapshots.iter().map(Stamp::to_string).collect::<Vec<_>>(),
+            "packs": done.packs,
+            "assembled_packs": done.assembled_packs,
+            "sent_bytes": done.sent_bytes,
+            "reused_bytes": done.reused_bytes,
+            "newest": text(done.newest_there),
+            "missing_snapshots": done.missing,
+            "lag_seconds": lag(&done),
+            "error": error.as_ref().map(Failure::json),
+        });
+        if let Value::Object(more) = more {
+            replica.extend(more);
+        }
+        replicas.push(Value::Object(replica));
+        warnings.extend(done.warnings.iter().cloned());
+        match error {
+            None => lines.push(line(target, &done)),
+            Some(failure) if target.optional => {
+                warnings.push(format!("optional replica {}: {}", target.name, failure.message));
+            }
+            Some(failure) => failed.push((target.name.clone(), failure)),
+        }
+    }
+    let newest = stamps(here)?.last().map(Stamp::to_string);
+    let keys = json!({ "newest": newest, "replicas": replicas });
+    let Some((name, first)) = failed.first() else {
+        return Ok(Report { warnings, ..Report::done(keys, lines) });
+    };
+    let message = format!(
+        "{} of {} replica(s) could not be brought up to date; {name}: {}",
+        failed.len(),
+        targets.len(),
+        first.message
+    );
+    let mut failure = Failure::new(ExitCode::ReplicaFailed, "replica_failed", message);
+    failure.path = first.path.clone();
+    failure.hint = first.hint.clone();
+    failure.details = lines;
+    failure.details.extend(failed.iter().skip(1).map(|(name, other)| format!("{name}: {}", other.message)));
+    failure.keys = if let Value::Object(keys) = keys { keys } else { Map::new() };
+    failure.warnings = warnings;
+    Err(failure)
+}
+
+fn line(target: &Target, done: &Replicated) -> String {
+    let newest = done.newest_there.map_or_else(|| "none".to_owned(), |stamp| stamp.to_string());
+    let behind = match lag(done) {
+        Some(0) => "up to date".to_owned(),
+        Some(seconds) => format!("{} behind", duration_text(seconds)),
+        None => "no snapshot to compare".to_owned(),
+    };
+    if let Some(missing) = done.missing {
+        return format!("{}: newest {newest}, {behind}, {missing} snapshot(s) not there", target.name);
+    }
+    let reused = match done.assembled_packs {
+        0 => String::new(),
+        packs => format!(", {packs} pack(s) put together there ({} not sent)", bytes_text(done.reused_bytes)),
+    };
+    format!(
+        "{}: {} snapshot(s), {} pack(s), {} sent{reused}; newest {newest}, {behind}",
+        target.name,
+        done.snapshots.len(),
+        done.packs,
+        bytes_text(done.sent_bytes)
+    )
+}
+
+fn duration_text(seconds: i64) -> String {
+    match seconds {
+        seconds if seconds < 0 => format!("{} ahead", duration_text(-seconds)),
+        seconds if seconds < 120 => format!("{seconds} s"),
+        seconds if seconds < 7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
+}
+
+impl From<ReplicateError> for Failure {
+    fn from(error: ReplicateError) -> Self {
+        let message = error.to_string();
+        let failed = |code, hint: &str| Failure::new(ExitCode::ReplicaFailed, code, &message).hint(hint);
+        match error {
+            ReplicateError::AnotherRepository { .. } => {
+                failed("another_repository", "nothing was sent; name another place")
+            }
+            ReplicateError::NotEmpty { .. } => failed("not_empty", "nothing was sent; name an empty place"),
+            ReplicateError::Itself { .. } => Failure::usage(message),
+            ReplicateError::Interrupted => super::failure::interrupted(),
+            ReplicateError::Source(error) | ReplicateError::Target(error) => {
+                let failure = Self::from(error);
+                let kept = "what has arrived stays, and the next run goes on there";
+                Self { message: failure.message.replace("nothing was published", kept), ..failure }
+            }
+        }
+    }
+}

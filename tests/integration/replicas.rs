@@ -1,0 +1,520 @@
+//! Replicas in directories and over a real ssh: complete, cheap to keep current, usable as repositories, and safe from their source.
+
+use crate::far::Sshd;
+use crate::support::{Scratch, describe, document, files_below, noise, put, run};
+use icecore::backend::Piece;
+use icecore::backend::wire::{Answer, HELLO, Request, read_frame, write_frame};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const TREE: [&str; 1] = ["tree"];
+
+fn with_tree(scratch: &Scratch) {
+    scratch.file("tree/big", noise(3_000_000, 1));
+    scratch.file("tree/text", "words ".repeat(20_000));
+    let database = rusqlite::Connection::open(scratch.path("tree/app.db")).unwrap();
+    database.execute_batch("CREATE TABLE t(a, b); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<20000) INSERT INTO t SELECT i, hex(randomblob(20)) FROM n").unwrap();
+}
+
+fn change(scratch: &Scratch, round: u8) {
+    let mut bytes = std::fs::read(scratch.path("tree/big")).unwrap();
+    let at = usize::from(round) * 50_000;
+    bytes[at..at + 100].copy_from_slice(&noise(100, u64::from(round)));
+    put(&scratch.path("tree/big"), bytes);
+}
+
+/// One replica's part of the answer.
+fn replica(document: &Value) -> &Value {
+    &document["replicas"][0]
+}
+
+fn at(scratch: &Scratch, place: &Path, arguments: &[&str]) -> (i32, Value) {
+    document(scratch.icecore().arg("--json").arg("-r").arg(place).args(arguments))
+}
+
+fn stamps(document: &Value) -> Vec<String> {
+    let list = document["backups"].as_array().unwrap();
+    list.iter().map(|backup| backup["stamp"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Every file of a repository but temporaries and locks.
+fn contents(place: &Path) -> BTreeMap<String, Vec<u8>> {
+    let relative = |path: &Path| path.strip_prefix(place).unwrap().display().to_string();
+    let files = files_below(place).into_iter().map(|path| (relative(&path), std::fs::read(&path).unwrap()));
+    files.filter(|(name, _)| !name.starts_with("tmp") && !name.starts_with("locks")).collect()
+}
+
+#[test]
+fn a_directory_gets_what_is_missing_and_nothing_else() {
+    for encrypted in [false, true] {
+        let scratch = Scratch::new();
+        if encrypted {
+            scratch.init_encrypted()
+        } else {
+            scratch.init()
+        }
+        with_tree(&scratch);
+        scratch.backup(&TREE);
+        let there = scratch.mkdir("there");
+        let to = there.to_str().unwrap();
+        let first = scratch.ok(["replicate", to]);
+        assert_eq!(replica(&first)["snapshots"].as_array().unwrap().len(), 1);
+        assert_eq!(replica(&first)["lag_seconds"], 0);
+        assert_eq!(at(&scratch, &there, &["check", "--read-data"]).0, 0);
+        // Nothing new: nothing is sent.
+        assert_eq!(replica(&scratch.ok(["replicate", to]))["sent_bytes"], 0);
+        change(&scratch, 1);
+        let second = scratch.backup(&TREE);
+        let status = scratch.ok(["replicate", "--status", to]);
+        assert_eq!(replica(&status)["missing_snapshots"], 1);
+        let added = scratch.ok(["replicate", to]);
+        assert!(replica(&added)["sent_bytes"].as_u64().unwrap() < 20_000, "{added:#}");
+        // Proofs and pins follow.
+        scratch.ok(["validate", "latest"]);
+        scratch.ok(["pin", &second]);
+        scratch.ok(["replicate", to]);
+        let (_, list) = at(&scratch, &there, &["list"]);
+        assert_eq!(list["backups"][1]["pinned"], true, "{list:#}");
+        assert_eq!(stamps(&list), stamps(&scratch.ok(["list"])));
+        // What was forgotten there is not sent again, unless asked for.
+        at(&scratch, &there, &["unpin", &second]);
+        scratch.ok(["unpin", &second]);
+        change(&scratch, 2);
+        let third = scratch.backup(&TREE);
+        scratch.ok(["replicate", to]);
+        assert_eq!(at(&scratch, &there, &["prune", "--keep-last", "1", "--now"]).0, 0);
+        change(&scratch, 3);
+        let fourth = scratch.backup(&TREE);
+        let again = scratch.ok(["replicate", to]);
+        assert!(replica(&again)["sent_bytes"].as_u64().unwrap() < 20_000, "{again:#}");
+        let (_, list) = at(&scratch, &there, &["list"]);
+        assert_eq!(stamps(&list), [third, fourth]);
+        scratch.ok(["replicate", "--all", to]);
+        assert_eq!(stamps(&at(&scratch, &there, &["list"]).1).len(), 4);
+        assert_eq!(at(&scratch, &there, &["check", "--read-data"]).0, 0);
+        assert_eq!(at(&scratch, &there, &["validate", "--all"]).0, 0);
+        let (code, _) = at(&scratch, &there, &["restore", "latest", "--target", "out"]);
+        assert_eq!(code, 0);
+        assert_eq!(
+            std::fs::read(scratch.path("out/tree/big")).unwrap(),
+            std::fs::read(scratch.path("tree/big")).unwrap()
+        );
+    }
+}
+
+#[test]
+fn one_that_fails_does_not_stop_the_others() {
+    let scratch = Scratch::new();
+    scratch.init();
+    with_tree(&scratch);
+    scratch.backup(&TREE);
+    let other = Scratch::new();
+    other.init();
+    scratch.mkdir("foreign");
+    scratch.file("foreign/holiday.jpg", "picture");
+    scratch.mkdir("good");
+    let config = format!(
+        "repository = \"repo\"\n[source.tree]\npath = \"tree\"\n\
+         [[replica]]\nname = \"foreign\"\nurl = \"foreign\"\n\
+         [[replica]]\nname = \"other\"\nurl = \"{}\"\n\
+         [[replica]]\nname = \"unmounted\"\nurl = \"nowhere\"\n\
+         [[replica]]\nname = \"laptop\"\nurl = \"ssh://icecore.invalid/srv/x\"\nssh = \"false\"\noptional = true\n\
+         [[replica]]\nname = \"good\"\nurl = \"good\"\n",
+        other.path("repo").display()
+    );
+    scratch.file("icecore.toml", config);
+    let (code, answer) = scratch.json(["-c", "icecore.toml", "replicate"]);
+    assert_eq!(code, 15, "{answer:#}");
+    let codes: Vec<&str> = answer["replicas"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|replica| replica["error"]["code"].as_str().unwrap_or("fine"))
+        .collect();
+    assert_eq!(
+        codes,
+        ["not_empty", "another_repository", "replica_missing", "repository_io", "fine"],
+        "{answer:#}"
+    );
+    assert!(answer["warnings"][0].as_str().unwrap().contains("optional replica laptop"));
+    assert_eq!(std::fs::read_dir(scratch.path("foreign")).unwrap().count(), 1);
+    let (code, _) = at(&scratch, &scratch.path("good"), &["validate", "--all"]);
+    assert_eq!(code, 0);
+    // By name; and after a backup, whose snapshot is saved in any case.
+    assert_eq!(scratch.ok(["-c", "icecore.toml", "replicate", "good", "laptop"])["replicas"][0]["ok"], true);
+    change(&scratch, 1);
+    let (code, saved) = scratch.json(["-c", "icecore.toml", "backup", "--replicate"]);
+    assert_eq!(code, 15, "{saved:#}");
+    let (_, list) = at(&scratch, &scratch.path("good"), &["list"]);
+    assert!(stamps(&list).contains(&saved["stamp"].as_str().unwrap().to_owned()));
+    std::fs::remove_file(scratch.path("icecore.toml")).unwrap();
+    let (code, answer) = scratch.json(["replicate"]);
+    assert_eq!((code, &answer["error"]["code"]), (2, &"usage".into()));
+    let itself = scratch.path("repo");
+    let (code, answer) = scratch.json(["replicate", itself.to_str().unwrap()]);
+    assert_eq!((code, &replica(&answer)["error"]["code"]), (15, &"usage".into()));
+}
+
+#[test]
+fn over_ssh_a_replica_is_a_repository() {
+    for encrypted in [false, true] {
+        let scratch = Scratch::new();
+        let Some(sshd) = Sshd::start(&scratch) else { return };
+        if encrypted {
+            scratch.init_encrypted()
+        } else {
+            scratch.init()
+        }
+        with_tree(&scratch);
+        let first = scratch.backup(&TREE);
+        let url = sshd.url(&scratch.path("far"));
+        let ok = |arguments: &[&str]| {
+            let (code, answer) = document(sshd.icecore(&scratch).arg("--json").args(arguments));
+            assert_eq!(code, 0, "{arguments:?}: {answer:#}");
+            answer
+        };
+        ok(&["replicate", &url]);
+        change(&scratch, 1);
+        let second = scratch.backup(&TREE);
+        ok(&["replicate", &url]);
+        let list = ok(&["-r", &url, "list"]);
+        assert_eq!(stamps(&list), [first.clone(), second.clone()]);
+        assert_eq!(list["backups"][0]["backup_root"], format!("{url}/snapshots/{first}"));
+        ok(&["-r", &url, "validate", "--all"]);
+        ok(&["-r", &url, "check", "--read-data"]);
+        ok(&["-r", &url, "restore", &second, "--target", "out"]);
+        assert_eq!(describe(&scratch.path("out/tree"), true), describe(&scratch.path("tree"), true));
+        // In place: only what differs is read over there, and the way back is kept here.
+        let before = std::fs::read(scratch.path("tree/big")).unwrap();
+        let restored = ok(&["-r", &url, "restore", &first, "tree/big", "--confirm-service-stopped"]);
+        assert!(restored["read_bytes"].as_u64().unwrap() < 200_000, "{restored:#}");
+        assert_ne!(std::fs::read(scratch.path("tree/big")).unwrap(), before);
+        ok(&["-r", &url, "restore", "--rollback", "--confirm-service-stopped"]);
+        assert_eq!(std::fs::read(scratch.path("tree/big")).unwrap(), before);
+        // Backups go there directly too; and prunes.
+        change(&scratch, 2);
+        let third = ok(&["-r", &url, "backup", "tree"]);
+        assert!(third["stored_bytes"].as_u64().unwrap() < 200_000, "{third:#}");
+        ok(&["-r", &url, "prune", "--keep-last", "1", "--now"]);
+        // The newest, and the one that the restore could be repeated from.
+        let third = third["stamp"].as_str().unwrap().to_owned();
+        assert_eq!(stamps(&ok(&["-r", &url, "list"])), [first, third]);
+        ok(&["-r", &url, "check", "--read-data"]);
+        // Damage over there is seen from here, whatever was kept near.
+        let pack = files_below(&scratch.path("far/packs")).remove(0);
+        let mut bytes = std::fs::read(&pack).unwrap();
+        bytes[20] ^= 1;
+        put(&pack, &bytes);
+        let (code, _) = document(sshd.icecore(&scratch).args(["--json", "-r", &url, "check", "--read-data"]));
+        assert_eq!(code, 14);
+    }
+}
+
+#[test]
+fn after_a_prune_packs_are_put_together_over_there() {
+    for encrypted in [false, true] {
+        let scratch = Scratch::new();
+        let Some(sshd) = Sshd::start(&scratch) else { return };
+        if encrypted {
+            scratch.init_encrypted()
+        } else {
+            scratch.init()
+        }
+        for round in 0..8u64 {
+            scratch.file(&format!("tree/file{round}"), noise(600_000, round));
+            scratch.backup(&TREE);
+        }
+        let url = sshd.url(&scratch.path("far"));
+        let replicate = || {
+            let (code, answer) = document(sshd.icecore(&scratch).args(["--json", "replicate", &url]));
+            assert_eq!(code, 0, "{answer:#}");
+            answer
+        };
+        let first = replicate();
+        assert!(replica(&first)["sent_bytes"].as_u64().unwrap() > 4_500_000);
+        scratch.ok(["prune", "--keep-last", "1", "--now"]);
+        scratch.file("tree/new", noise(30_000, 99));
+        scratch.backup(&TREE);
+        let second = replicate();
+        let sent = replica(&second)["sent_bytes"].as_u64().unwrap();
+        assert!(sent < 200_000, "{second:#}");
+        let (code, answer) =
+            document(sshd.icecore(&scratch).args(["--json", "-r", &url, "check", "--read-data"]));
+        assert_eq!(code, 0, "{answer:#}");
+    }
+}
+
+#[test]
+fn without_the_key_files_are_carried_as_they_are() {
+    let scratch = Scratch::new();
+    scratch.init_encrypted();
+    with_tree(&scratch);
+    scratch.backup(&TREE);
+    let Some(sshd) = Sshd::start(&scratch) else { return };
+    // A backup host without the key pulls from the source host.
+    scratch.mkdir("pulled");
+    let pull = || {
+        let mut command = sshd.icecore(&scratch);
+        command.env_remove("ICECORE_IDENTITY").args(["--json", "-r", &sshd.url(&scratch.path("repo"))]);
+        document(command.args(["replicate", "pulled"]))
+    };
+    let (code, answer) = pull();
+    assert_eq!(code, 0, "{answer:#}");
+    assert!(answer["warnings"][0].as_str().unwrap().contains("without the repository's key"));
+    change(&scratch, 1);
+    scratch.backup(&TREE);
+    let (code, answer) = pull();
+    assert_eq!(code, 0, "{answer:#}");
+    assert!(replica(&answer)["sent_bytes"].as_u64().unwrap() < 20_000, "{answer:#}");
+    assert_eq!(at(&scratch, &scratch.path("pulled"), &["check", "--read-data"]).0, 0);
+    assert_eq!(at(&scratch, &scratch.path("pulled"), &["validate", "--all"]).0, 0);
+}
+
+#[test]
+fn what_cannot_be_reached_is_told() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let Some(sshd) = Sshd::start(&scratch) else { return };
+    let told = |command: &mut Command, wanted: &str| {
+        let (code, answer) = document(command);
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(code != 0 && message.contains(wanted), "{answer:#}");
+    };
+    let url = sshd.url(&scratch.path("nothing"));
+    told(sshd.icecore(&scratch).args(["--json", "-r", &url, "list"]), "no repository");
+    told(sshd.icecore(&scratch).args(["--json", "-r", "ssh://127.0.0.1:1/x", "list"]), "refused");
+    told(
+        sshd.icecore(&scratch)
+            .env("ICECORE_REMOTE_PATH", "no-such-program")
+            .args(["--json", "-r", &url, "list"]),
+        "not found",
+    );
+    sshd.force("echo welcome to this host, please read the rules");
+    told(sshd.icecore(&scratch).args(["--json", "-r", &url, "list"]), "welcome to this");
+}
+
+/// The far end of a connection, without any client's good manners.
+struct Hostile {
+    child: Child,
+    number: u64,
+}
+
+impl Hostile {
+    fn connect(place: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_icecore"))
+            .args(["serve", "--stdio", "--append-only"])
+            .arg(place)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.as_mut().unwrap().write_all(HELLO).unwrap();
+        let mut hello = [0; HELLO.len()];
+        child.stdout.as_mut().unwrap().read_exact(&mut hello).unwrap();
+        Self { child, number: 0 }
+    }
+
+    fn ask(&mut self, request: &Request, payload: &[u8]) -> Answer {
+        self.number += 1;
+        write_frame(self.child.stdin.as_mut().unwrap(), self.number, request, payload).unwrap();
+        read_frame::<Answer>(self.child.stdout.as_mut().unwrap()).unwrap().unwrap().says
+    }
+
+    fn is_refused(&mut self, request: &Request, payload: &[u8]) {
+        let answer = self.ask(request, payload);
+        let refused = matches!(answer, Answer::Failed { .. } | Answer::Composed(false));
+        assert!(refused, "{request:?}: {answer:?}");
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn whoever_may_only_add_can_destroy_nothing() {
+    let scratch = Scratch::new();
+    scratch.init();
+    with_tree(&scratch);
+    scratch.backup(&TREE);
+    scratch.ok(["validate", "latest"]);
+    let there = scratch.mkdir("there");
+    scratch.ok(["replicate", "there"]);
+    scratch.file("secret", "outside the repository");
+    let before = contents(&there);
+    let mut hostile = Hostile::connect(&there);
+    for (key, bytes) in &before {
+        hostile.is_refused(&Request::Delete { key: key.clone() }, &[]);
+        for other in [b"".as_slice(), b"something else", &bytes[..bytes.len() / 2]] {
+            if other != bytes.as_slice() {
+                hostile.is_refused(&Request::Put { key: key.clone() }, other);
+            }
+        }
+        hostile.is_refused(&Request::PutNew { key: key.clone() }, bytes);
+        let piece = Piece::Sent { len: 4 };
+        hostile.is_refused(&Request::Compose { key: key.clone(), pieces: vec![piece] }, b"evil");
+    }
+    let name = blake3::hash(b"condemned").to_hex();
+    for key in [
+        format!("doomed/{name}"),
+        format!("quarantine/20260101T000000Z/packs/{name}"),
+        format!("packs/{}/{name}", &name[..2]),
+        "snapshots/20990101T000000Z".into(),
+        "tmp/x".into(),
+        "locks/x".into(),
+        "restores/x".into(),
+        "../secret".into(),
+        "packs/../../secret".into(),
+        "/etc/passwd".into(),
+        "packs//x".into(),
+        "elsewhere".into(),
+        String::new(),
+    ] {
+        hostile.is_refused(&Request::Put { key: key.clone() }, b"not what the name says");
+        hostile.is_refused(&Request::PutNew { key: key.clone() }, b"not what the name says");
+    }
+    // A name whose hash is right, of what may not be added at all.
+    hostile.is_refused(&Request::Put { key: format!("doomed/{name}") }, b"condemned");
+    for key in ["../secret", "packs/../../secret", "/etc/passwd", "tmp/x", "locks/prune"] {
+        hostile.is_refused(&Request::Get { key: key.into() }, &[]);
+        hostile.is_refused(&Request::Delete { key: key.into() }, &[]);
+        hostile.is_refused(&Request::Size { key: key.into() }, &[]);
+    }
+    for directory in ["..", "/", "tmp", ""] {
+        hostile.is_refused(&Request::List { directory: directory.into() }, &[]);
+    }
+    for name in ["writers", "prune", "../x", ""] {
+        hostile.is_refused(&Request::Lock { name: name.into(), is_shared: false }, &[]);
+    }
+    let huge = Request::GetRange { key: "config".into(), offset: 0, len: u64::MAX };
+    hostile.is_refused(&huge, &[]);
+    drop(hostile);
+    assert!(contents(&there) == before);
+    // Noise instead of messages ends it, and harms nothing.
+    for round in 0..20 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_icecore"))
+            .args(["serve", "--stdio", "--append-only"])
+            .arg(&there)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let hello: &[u8] = if round % 2 == 0 { HELLO } else { &[] };
+        let _ = stdin.write_all(hello).and_then(|()| stdin.write_all(&noise(2000, round)));
+        drop(stdin);
+        assert!(!child.wait().unwrap().success());
+    }
+    assert!(contents(&there) == before);
+}
+
+#[test]
+fn a_forced_append_only_command_takes_new_snapshots_and_keeps_old_ones() {
+    let scratch = Scratch::new();
+    let Some(sshd) = Sshd::start(&scratch) else { return };
+    scratch.init();
+    with_tree(&scratch);
+    scratch.backup(&TREE);
+    let there = scratch.path("far");
+    sshd.force(&format!("{} serve --stdio --append-only {}", env!("CARGO_BIN_EXE_icecore"), there.display()));
+    let url = sshd.url(Path::new("/somewhere/else"));
+    let by_ssh = |arguments: &[&str]| document(sshd.icecore(&scratch).arg("--json").args(arguments));
+    assert_eq!(by_ssh(&["replicate", &url]).0, 0);
+    let before = contents(&there);
+    change(&scratch, 1);
+    let second = scratch.backup(&TREE);
+    assert_eq!(by_ssh(&["replicate", &url]).0, 0);
+    // Directly too.
+    change(&scratch, 2);
+    let (code, answer) = by_ssh(&["-r", &url, "backup", "tree"]);
+    assert_eq!(code, 0, "{answer:#}");
+    for destroying in [
+        vec!["forget", &second],
+        vec!["prune", "--keep-last", "1", "--now"],
+        vec!["prune", "--keep-last", "1"],
+    ] {
+        let (code, answer) = by_ssh(&[&["-r", &url], destroying.as_slice()].concat());
+        assert_ne!(code, 0, "{answer:#}");
+    }
+    let after = contents(&there);
+    assert!(before.iter().all(|(key, bytes)| after.get(key) == Some(bytes)));
+    assert_eq!(at(&scratch, &there, &["check", "--read-data"]).0, 0);
+    assert_eq!(stamps(&at(&scratch, &there, &["list"]).1).len(), 3);
+}
+
+#[test]
+fn killed_at_either_end_it_holds_complete_snapshots_only() {
+    let rounds = if std::env::var_os("ICECORE_SOAK").is_some() { 50 } else { 12 };
+    let scratch = Scratch::new();
+    let Some(sshd) = Sshd::start(&scratch) else { return };
+    scratch.init();
+    for round in 0..3u8 {
+        scratch.file(&format!("tree/file{round}"), noise(40_000_000, u64::from(round) + 50));
+        scratch.backup(&TREE);
+    }
+    let url = sshd.url(&scratch.path("far"));
+    let (mut killed, mut sent) = (0, 0);
+    for round in 0..rounds {
+        let mut command = sshd.icecore(&scratch);
+        command.args(["--json", "replicate", "--limit", "60M", &url]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100 + 150 * (round % 8)));
+        if round % 2 == 0 {
+            drop(child.kill());
+        } else {
+            // The far end's process; the near one tries again by itself, and is stopped then.
+            drop(
+                Command::new("pkill")
+                    .args(["-KILL", "-f", &format!("serve --stdio -- {}", scratch.path("far").display())])
+                    .status(),
+            );
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            drop(Command::new("kill").arg(child.id().to_string()).status());
+        }
+        let ended = child.wait().unwrap();
+        killed += u32::from(!ended.success());
+        if !scratch.path("far/config").exists() {
+            continue;
+        }
+        let (code, answer) = at(&scratch, &scratch.path("far"), &["check", "--read-data"]);
+        assert_eq!(code, 0, "{answer:#}");
+        let (code, answer) = at(&scratch, &scratch.path("far"), &["list"]);
+        assert_eq!(code, 0);
+        sent = sent.max(stamps(&answer).len());
+        if sent > 0 {
+            assert_eq!(at(&scratch, &scratch.path("far"), &["validate", "--all"]).0, 0);
+        }
+    }
+    assert!(killed >= 4, "{killed} runs were broken off");
+    let (code, answer) = document(sshd.icecore(&scratch).args(["--json", "replicate", &url]));
+    assert_eq!(code, 0, "{answer:#}");
+    assert_eq!(stamps(&at(&scratch, &scratch.path("far"), &["list"]).1).len(), 3);
+    assert_eq!(at(&scratch, &scratch.path("far"), &["validate", "--all"]).0, 0);
+}
+
+#[test]
+fn a_plain_rsync_is_a_replica_and_is_gone_on_with() {
+    if !crate::support::has("rsync") {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.init();
+    with_tree(&scratch);
+    scratch.backup(&TREE);
+    let source = format!("{}/", scratch.path("repo").display());
+    run(Command::new("rsync").args(["-a", &source]).arg(scratch.path("there")));
+    change(&scratch, 1);
+    scratch.backup(&TREE);
+    let added = scratch.ok(["replicate", "there"]);
+    assert!(replica(&added)["sent_bytes"].as_u64().unwrap() < 20_000, "{added:#}");
+    run(Command::new("rsync").args(["-a", &source]).arg(scratch.path("there")));
+    assert_eq!(at(&scratch, &scratch.path("there"), &["check", "--read-data"]).0, 0);
+    assert_eq!(stamps(&at(&scratch, &scratch.path("there"), &["list"]).1).len(), 2);
+}
