@@ -31,6 +31,8 @@ pub struct Config {
     pub retention: Policy,
     /// How long condemned files stay.
     pub grace: Duration,
+    /// `prune` counts snapshots by when they came to the repository.
+    pub by_arrival: bool,
     pub encryption: EncryptionConfig,
     pub ssh: SshConfig,
     pub replicas: Vec<Replica>,
@@ -193,6 +195,8 @@ struct FileRetention {
     keep_within: Option<String>,
     keep_safety: Option<String>,
     grace: Option<String>,
+    #[serde(default)]
+    by_arrival: bool,
 }
 
 impl FileRetention {
@@ -259,6 +263,7 @@ impl Config {
             chown: file.restore.chown.as_deref().map(parse_owner).transpose()?,
             retention: file.retention.checked()?,
             grace: file.retention.grace.as_deref().map_or(Ok(GRACE), parse_duration)?,
+            by_arrival: file.retention.by_arrival,
             encryption: encryption(file.encryption, base)?,
             ssh: file.ssh,
             replicas: replicas(file.replica, base)?,

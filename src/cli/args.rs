@@ -404,6 +404,9 @@ pub struct Prune {
     /// Keep all that are at most this much older than the newest, as in 30d
     #[arg(long, value_name = "DURATION")]
     pub keep_within: Option<String>,
+    /// Count snapshots by when they came here, not by their names: for replicas that others send to
+    #[arg(long)]
+    pub by_arrival: bool,
     /// Delete at once what is not needed; waits until no backup runs. Copies by rsync that are going on may break
     #[arg(long, conflicts_with = "grace")]
     pub now: bool,

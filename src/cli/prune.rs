@@ -7,21 +7,21 @@ use super::format_text::bytes;
 use super::list::notes;
 use super::report::Report;
 use crate::config::parse_duration;
-use crate::flow::verdicts;
+use crate::flow::{CountedBy, arrivals, verdicts};
 use crate::progress::Progress;
 use crate::prune::{PruneOptions, Pruned, preview, prune};
 use crate::repository::{Repository, Snapshot, Snapshots};
 use crate::retention::{Policy, Verdict};
 use crate::stamp::{Stamp, now_nanos};
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// Every key of the JSON document.
 pub fn skeleton() -> Value {
     json!({
         "dry_run": false, "profile": null, "snapshots": [], "forgotten": [], "kept": 0, "deleted_files": 0, "freed_bytes": 0,
-        "condemned_files": 0, "condemned_bytes": 0, "pardoned_files": 0, "rewritten_packs": 0, "moved_bytes": 0,
+        "condemned_files": 0, "condemned_bytes": 0, "pardoned_files": 0, "held_files": 0, "rewritten_packs": 0, "moved_bytes": 0,
     })
 }
 
@@ -31,7 +31,8 @@ pub fn run(context: &Context, arguments: &args::Prune, progress: &dyn Progress) 
     let grace = grace(context, arguments)?;
     let repository = context.open()?;
     let snapshots = repository.snapshots()?;
-    let verdicts = decided(context, &repository, &snapshots, &policy);
+    let by_arrival = arguments.by_arrival || context.config.as_ref().is_some_and(|config| config.by_arrival);
+    let verdicts = decided(context, &repository, &snapshots, &policy, by_arrival)?;
     let mut report = if arguments.dry_run {
         let stays = |snapshot: &&Snapshot| {
             verdicts.iter().all(|verdict| verdict.stamp != snapshot.stamp || verdict.stays())
@@ -57,7 +58,8 @@ pub fn afterwards(
     progress: &dyn Progress,
 ) -> Result<(Value, Vec<String>), Failure> {
     let snapshots: Snapshots = repository.snapshots()?;
-    let verdicts = decided(context, repository, &snapshots, &context.retention());
+    let by_arrival = context.config.as_ref().is_some_and(|config| config.by_arrival);
+    let verdicts = decided(context, repository, &snapshots, &context.retention(), by_arrival)?;
     let (forgotten, pruned) = freed(context, repository, &verdicts, Some(context.grace()), progress)?;
     let report = report(context, &verdicts, &forgotten, &pruned, false);
     Ok((Value::Object(report.keys), report.warnings))
@@ -68,9 +70,13 @@ fn decided(
     repository: &Repository,
     snapshots: &Snapshots,
     policy: &Policy,
-) -> Vec<Verdict> {
+    by_arrival: bool,
+) -> Result<Vec<Verdict>, Failure> {
     let needed = context.needed_by_restores(repository.id());
-    verdicts(snapshots, &context.profile, policy, &needed, Stamp::from_nanos(now_nanos()))
+    let times = if by_arrival { arrivals(repository, snapshots)? } else { HashMap::new() };
+    let counted_by = if by_arrival { CountedBy::Arrival(&times) } else { CountedBy::Stamp };
+    let now = Stamp::from_nanos(now_nanos());
+    Ok(verdicts(snapshots, &context.profile, policy, &counted_by, &needed, now))
 }
 
 fn freed(
@@ -144,6 +150,7 @@ fn report(
         "condemned_files": pruned.condemned_files,
         "condemned_bytes": pruned.condemned_bytes,
         "pardoned_files": pruned.pardoned_files,
+        "held_files": pruned.held_files,
         "rewritten_packs": pruned.rewritten_packs,
         "moved_bytes": pruned.moved_bytes,
     });

@@ -15,5 +15,5 @@ pub use restore_safely::{
     Before, Prospect, RestoreFailed, RestoreFailure, RestoreRequest, Restored, look, look_for_users,
     restore_safely,
 };
-pub use retain::verdicts;
+pub use retain::{CountedBy, arrivals, verdicts};
 pub use save_before::{SaveError, SaveTo, open_undo};

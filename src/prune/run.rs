@@ -32,6 +32,8 @@ pub struct Pruned {
     pub condemned_bytes: u64,
     /// Condemned before, and needed again.
     pub pardoned_files: u64,
+    /// To be deleted, but their place keeps them: retention of an object store, or no right to delete.
+    pub held_files: u64,
     pub rewritten_packs: u64,
     pub moved_bytes: u64,
     pub warnings: Vec<String>,
@@ -96,12 +98,24 @@ pub fn prune(
     let condemned = repository.condemned()?;
     let stays = |snapshot: &&Snapshot| !going.contains(&snapshot.stamp) || snapshot.pinned;
     let staying: Vec<&Snapshot> = snapshots.list.iter().filter(stays).collect();
-    let survey = sound_survey(repository, &staying, &condemned, progress)?;
+    let mut survey = sound_survey(repository, &staying, &condemned, progress)?;
+    let mut held = HashSet::new();
     for snapshot in snapshots.list.iter().filter(|snapshot| !stays(snapshot)) {
-        repository.forget(snapshot)?;
-        forgotten.push(snapshot.stamp);
+        match repository.forget(snapshot) {
+            Ok(()) => forgotten.push(snapshot.stamp),
+            Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::Held => {
+                held.insert(snapshot.stamp);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    snapshots.list.retain(|snapshot| stays(&snapshot));
+    snapshots.list.retain(|snapshot| stays(&snapshot) || held.contains(&snapshot.stamp));
+    if !held.is_empty() {
+        // They are there still, and so must be what they need.
+        pruned.held_files += held.len() as u64;
+        let staying: Vec<&Snapshot> = snapshots.list.iter().collect();
+        survey = sound_survey(repository, &staying, &condemned, progress)?;
+    }
     if is_in_use {
         pruned.warnings.push(
             "another run is using the repository: what nobody needs so far is condemned by a later prune"
@@ -110,6 +124,12 @@ pub fn prune(
     }
     let run = Run { repository, survey: &survey, grace, is_in_use, now_ns: now_nanos(), progress };
     run.carry_out(&snapshots, &condemned, &mut pruned)?;
+    if pruned.held_files > 0 {
+        pruned.warnings.push(format!(
+            "{} file(s) could not be deleted yet: the store keeps them (retention, or no right to delete); a later prune tries again",
+            pruned.held_files
+        ));
+    }
     Ok(pruned)
 }
 
@@ -225,7 +245,7 @@ impl Run<'_> {
         }
         self.condemn(&self.repository.condemned()?, &list)?;
         self.delete_others(&mut list, pruned)?;
-        self.remove_proofs(snapshots)?;
+        self.remove_proofs(snapshots, pruned)?;
         self.condemn(&self.repository.condemned()?, &list)?;
         pruned.condemned_files = list.len() as u64;
         let sizes: HashMap<Id, u64> = self.survey.packs.iter().map(|pack| (pack.id, pack.size)).collect();
@@ -276,7 +296,9 @@ impl Run<'_> {
                 continue;
             }
             let size = self.repository.backend().size(&Key::Pack(*pack).path()).unwrap_or(0);
-            self.repository.backend().delete(&Key::Pack(*pack).path())?;
+            if !self.is_deleted(&Key::Pack(*pack).path(), pruned)? {
+                continue;
+            }
             list.remove(&(DoomedKind::Pack, *pack));
             pruned.deleted_files += 1;
             pruned.freed_bytes += size;
@@ -285,6 +307,17 @@ impl Run<'_> {
             self.repository.index()?.refresh()?;
         }
         Ok(())
+    }
+
+    /// False where its place keeps a file.
+    fn is_deleted(&self, key: &str, pruned: &mut Pruned) -> Result<bool, RepositoryError> {
+        match self.repository.backend().delete(key) {
+            Err(error) if error.kind == ErrorKind::Held => {
+                pruned.held_files += 1;
+                Ok(false)
+            }
+            other => other.map(|()| true).map_err(RepositoryError::from),
+        }
     }
 
     /// A needed chunk of which no other copy reads well.
@@ -346,7 +379,9 @@ impl Run<'_> {
             }
             let key = doomed.key().path();
             let size = self.repository.backend().size(&key).unwrap_or(0);
-            self.repository.backend().delete(&key)?;
+            if !self.is_deleted(&key, pruned)? {
+                continue;
+            }
             list.remove(&(doomed.kind, doomed.id));
             pruned.deleted_files += 1;
             pruned.freed_bytes += size;
@@ -360,7 +395,7 @@ impl Run<'_> {
     }
 
     /// Results about snapshots that are no more.
-    fn remove_proofs(&self, snapshots: &Snapshots) -> Result<(), RepositoryError> {
+    fn remove_proofs(&self, snapshots: &Snapshots, pruned: &mut Pruned) -> Result<(), RepositoryError> {
         if !snapshots.arriving.is_empty() {
             return Ok(());
         }
@@ -368,7 +403,7 @@ impl Run<'_> {
         for (id, proof) in self.repository.proof_files()? {
             let key = Key::Manifest(proof.manifest).path();
             if !named.contains(&proof.manifest) && !self.repository.backend().has(&key)? {
-                self.repository.backend().delete(&Key::Proof(id).path())?;
+                self.is_deleted(&Key::Proof(id).path(), pruned)?;
             }
         }
         Ok(())

@@ -59,11 +59,19 @@ impl Repository {
         }
         let is_kept = |file: &&Id| **file == id && !list.is_empty();
         for file in before.files.iter().filter(|file| !is_kept(file)) {
-            self.backend().delete(&Key::Doomed(*file).path())?;
+            self.delete_unless_held(&Key::Doomed(*file).path())?;
         }
         for damaged in &before.damaged {
-            self.backend().delete(damaged)?;
+            self.delete_unless_held(damaged)?;
         }
         Ok(())
+    }
+
+    /// A list that its place keeps condemns nothing that is needed: whoever deletes asks that first.
+    fn delete_unless_held(&self, key: &str) -> Result<(), RepositoryError> {
+        match self.backend().delete(key) {
+            Err(error) if error.kind == ErrorKind::Held => Ok(()),
+            other => Ok(other?),
+        }
     }
 }

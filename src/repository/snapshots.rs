@@ -213,8 +213,13 @@ impl Repository {
     /// Removes a snapshot's name, then its manifest. Its chunks stay until they are pruned.
     pub fn forget(&self, snapshot: &Snapshot) -> Result<(), RepositoryError> {
         self.backend().delete(&Key::Snapshot(snapshot.stamp).path())?;
-        self.backend().delete(&Key::Manifest(snapshot.manifest_id).path())?;
-        self.backend().delete(&Key::Pin(snapshot.stamp).path())?;
+        for key in [Key::Manifest(snapshot.manifest_id), Key::Pin(snapshot.stamp)] {
+            match self.backend().delete(&key.path()) {
+                // Without its name it is garbage, which a prune deletes once it can.
+                Err(error) if error.kind == ErrorKind::Held => {}
+                other => other?,
+            }
+        }
         Ok(())
     }
 

@@ -97,3 +97,76 @@ impl Drop for Sshd {
         drop(self.child.wait());
     }
 }
+
+/// An S3 server in a process of its own, without any guarantee of durability.
+pub struct S3 {
+    child: Child,
+    pub port: u16,
+}
+
+/// What must never turn up where others could read it.
+pub const SECRET: &str = "a-secret-key-that-nobody-may-see";
+
+impl S3 {
+    /// Starts one with a bucket called `bucket`; `None` (said, and a failure in CI) where that can't be.
+    pub fn start() -> Option<Self> {
+        let python = crate::support::python()?;
+        let server = python.parent().unwrap().parent().unwrap().parent().unwrap().join("s3/bin/moto_server");
+        if !server.exists() {
+            missing(&format!("{} is not there", server.display()));
+            return None;
+        }
+        let port = free_port();
+        let child = Command::new(server)
+            .args(["-p", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Self { child, port };
+        let begin = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "the S3 server does not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server.request("PUT", "/bucket", &[]);
+        Some(server)
+    }
+
+    /// An unsigned request; returns what is answered.
+    pub fn request(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+        use std::io::{Read, Write};
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let text = String::from_utf8_lossy(&answer[..answer.len().min(15)]).into_owned();
+        assert!(text.contains(" 20"), "{method} {path}: {text}");
+        let body = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        answer.split_off(body)
+    }
+
+    /// The program, which finds this server by the environment.
+    pub fn icecore(&self, scratch: &Scratch) -> Command {
+        let mut command = scratch.icecore();
+        command
+            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port))
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_ACCESS_KEY_ID", "an-access-key")
+            .env("AWS_SECRET_ACCESS_KEY", SECRET);
+        command
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

@@ -48,6 +48,7 @@ mod restore_left_out;
 mod restore_mounts;
 mod restore_states;
 mod rsync;
+mod s3;
 mod sqlite_live;
 mod support;
 mod trees;

@@ -2,8 +2,8 @@
 
 use crate::far::Sshd;
 use crate::support::{Scratch, describe, document, files_below, noise, put, run};
-use icecore::backend::Piece;
 use icecore::backend::wire::{Answer, HELLO, Request, read_frame, write_frame};
+use icecore::backend::{Backend, BackendError, Piece};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -517,4 +517,150 @@ fn a_plain_rsync_is_a_replica_and_is_gone_on_with() {
     run(Command::new("rsync").args(["-a", &source]).arg(scratch.path("there")));
     assert_eq!(at(&scratch, &scratch.path("there"), &["check", "--read-data"]).0, 0);
     assert_eq!(stamps(&at(&scratch, &scratch.path("there"), &["list"]).1).len(), 2);
+}
+
+#[test]
+fn who_sends_future_stamps_ages_nothing_out() {
+    use icecore::format::Manifest;
+    use icecore::id::Id;
+    use icecore::stamp::{Stamp, now_nanos};
+    use std::time::{Duration, SystemTime};
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("tree/file", noise(10_000, 1));
+    let base = scratch.backup(&TREE);
+    let repo = scratch.path("repo");
+    let line = std::fs::read_to_string(repo.join("snapshots").join(&base)).unwrap();
+    let manifest = std::fs::read(repo.join("manifests").join(line.trim())).unwrap();
+    let aged = |path: &Path, days: u64| {
+        let time = SystemTime::now() - Duration::from_secs(days * 86_400);
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    };
+    let forge = |unix: i64, arrived_before: u64| {
+        let mut manifest = Manifest::decode(&manifest).unwrap();
+        manifest.stamp = Stamp::from_unix(unix);
+        let bytes = manifest.encode();
+        put(&repo.join("manifests").join(Id::of(&bytes).hex()), &bytes);
+        let name = repo.join("snapshots").join(manifest.stamp.to_string());
+        put(&name, format!("{}\n", Id::of(&bytes)));
+        aged(&name, arrived_before);
+        manifest.stamp.to_string()
+    };
+    aged(&repo.join("config"), 30);
+    let now = Stamp::from_nanos(now_nanos()).unix();
+    let day = 86_400;
+    let good: Vec<String> = (1..6i64).map(|age| forge(now - age * day, age as u64)).collect();
+    // What came with the repository itself counts by its name.
+    let old: Vec<String> = (1..4i64).map(|week| forge(now - (30 + 7 * week) * day, 30)).collect();
+    // A hostile source sends a snapshot for each of the next hundred days, and some of last week.
+    for ahead in 1..100 {
+        forge(now + ahead * day, 0);
+    }
+    for age in 1..6 {
+        forge(now - age * day + 60, 0);
+    }
+    scratch.ok(["forget", &base]);
+    let going = |arguments: &[&str]| -> Vec<String> {
+        let told = scratch.ok([&["prune", "-n"], arguments].concat());
+        let all = told["snapshots"].as_array().unwrap().iter();
+        all.filter(|one| one["stays"] == false).map(|one| one["stamp"].as_str().unwrap().to_owned()).collect()
+    };
+    let policy = ["--keep-daily", "7", "--keep-weekly", "20"];
+    let by_name = going(&policy);
+    assert!(good.iter().all(|stamp| by_name.contains(stamp)), "by name the good ones go");
+    let by_arrival = going(&[policy.as_slice(), &["--by-arrival"]].concat());
+    assert!(good.iter().chain(&old).all(|stamp| !by_arrival.contains(stamp)), "{by_arrival:?}");
+    assert!(by_arrival.len() > 100, "{by_arrival:?}");
+    // As the config of the replica's host says it.
+    scratch.file(
+        "replica.toml",
+        "repository = \"repo\"\n[retention]\nkeep_daily = 7\nkeep_weekly = 20\nby_arrival = true\n",
+    );
+    scratch.ok(["-c", "replica.toml", "prune"]);
+    let left = stamps(&scratch.ok(["list"]));
+    assert!(good.iter().chain(&old).all(|stamp| left.contains(stamp)), "{left:?}");
+}
+
+/// A store whose retention keeps everything.
+struct Keeping(icecore::backend::MemoryBackend);
+
+impl icecore::backend::Backend for Keeping {
+    fn location(&self) -> String {
+        self.0.location()
+    }
+    fn get(&self, key: &str) -> Result<Vec<u8>, BackendError> {
+        self.0.get(key)
+    }
+    fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
+        self.0.get_range(key, offset, len)
+    }
+    fn size(&self, key: &str) -> Result<u64, BackendError> {
+        self.0.size(key)
+    }
+    fn arrived(&self, key: &str) -> Result<Option<i64>, BackendError> {
+        self.0.arrived(key)
+    }
+    fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
+        self.0.put(key, bytes)
+    }
+    fn put_new(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
+        self.0.put_new(key, bytes)
+    }
+    fn list(&self, directory: &str) -> Result<Vec<(String, u64)>, BackendError> {
+        self.0.list(directory)
+    }
+    fn delete(&self, key: &str) -> Result<(), BackendError> {
+        let source = std::io::Error::other("the object is locked");
+        Err(BackendError {
+            kind: icecore::backend::ErrorKind::Held,
+            action: "delete",
+            path: key.into(),
+            source,
+        })
+    }
+    fn try_lock(
+        &self,
+        name: &str,
+        kind: icecore::backend::LockKind,
+    ) -> Result<icecore::backend::Lock, BackendError> {
+        self.0.try_lock(name, kind)
+    }
+}
+
+#[test]
+fn what_retention_still_holds_is_told_and_stays_whole() {
+    use icecore::prune::{PruneOptions, prune};
+    use icecore::repository::{IndexOptions, Repository};
+    use std::sync::Arc;
+    let scratch = Scratch::new();
+    scratch.init();
+    for round in 0..3u64 {
+        scratch.file("tree/file", noise(100_000, round));
+        scratch.backup(&TREE);
+    }
+    let store = Keeping(icecore::backend::MemoryBackend::default());
+    for (key, bytes) in contents(&scratch.path("repo")) {
+        store.put(&key, &bytes).unwrap();
+    }
+    let store: Arc<dyn Backend> = Arc::new(store);
+    let open = || Repository::open(Arc::clone(&store), IndexOptions::default()).unwrap();
+    let repository = open();
+    let all = repository.snapshots().unwrap().list;
+    let going = all[..2].iter().map(|snapshot| snapshot.stamp).collect();
+    let options = PruneOptions { grace: None, patience: std::time::Duration::ZERO };
+    let mut forgotten = Vec::new();
+    let pruned = prune(&repository, &options, &going, &mut forgotten, &icecore::progress::Silent).unwrap();
+    assert!(pruned.held_files >= 2 && pruned.deleted_files == 0 && forgotten.is_empty(), "{pruned:?}");
+    assert!(pruned.warnings.iter().any(|warning| warning.contains("retention")), "{pruned:?}");
+    let again = open();
+    let left = again.snapshots().unwrap().list;
+    assert_eq!(left.len(), 3);
+    for snapshot in &left {
+        for source in &snapshot.manifest.sources {
+            let entries = again.entries(&source.root.as_ref().unwrap().content).unwrap();
+            for chunk in again.chunk_list(&entries[0].content).unwrap() {
+                again.read_chunk(&chunk.id).unwrap();
+            }
+        }
+    }
 }
