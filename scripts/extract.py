@@ -7,6 +7,7 @@
 Written from docs/format.md alone, which explains the words and keys. Damage ends the run with a line on
 stderr and exit code 1, and leaves DIR incomplete. Owners, set-id bits and devices need root; what else the
 system refuses is noted on stderr. Needs Python 3.11 on Linux, and: pip install blake3 cbor2 zstandard
+For an encrypted repository unseal.py must lie beside this file; it says what else is needed.
 """
 
 import glob
@@ -28,8 +29,7 @@ STAMP, SOURCE, NAME = "[0-9]{8}T[0-9]{6}Z", "[a-z][a-z0-9_]*", rb"(?!\.{1,2}\Z)[
 FILE, DIRECTORY, SYMLINK, FIFO, SOCKET, CHARACTER, BLOCK = range(7)
 SPECIAL = {FIFO: stat.S_IFIFO, CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK}
 LENGTH, WEIGHT, ROOT = struct.Struct("<32sI"), struct.Struct("<32sQ"), struct.Struct("<32sBQ")
-UINT, INT, OFFSET = range(2**64), range(-(2**63), 2**63), range(2**63)
-OWNER = range(2**32 - 1)  # chown takes the greatest id for "leave it as it is"
+UINT, INT, OFFSET, OWNER = range(2**64), range(-(2**63), 2**63), range(2**63), range(2**32 - 1)
 ENTRY = {"n": bytes, "k": range(7), "m": range(0o10000), "u": OWNER, "g": OWNER, "t": INT, "z": OFFSET,
          "l": (UINT, UINT, UINT), "x": [(bytes, bytes)], "s": bytes, "r": UINT, "h": [(UINT, UINT)],
          "c": bytes, "q": bytes}  # fmt: skip
@@ -37,7 +37,6 @@ ABSENT = {"n": b"", "k": FILE, "m": 0, "u": 0, "g": 0, "t": 0, "z": 0, "x": [], 
 
 
 def check(condition, message):
-    """Hold to a rule of docs/format.md, or to what this program can do."""
     if not condition:
         raise ValueError(message)
 
@@ -47,7 +46,6 @@ def say(message, file=sys.stderr):  # names must neither break the line nor stee
 
 
 def attempt(function, *arguments, **options):
-    """Best effort: whether it could be done."""
     try:
         function(*arguments, **options)
         return True
@@ -80,7 +78,6 @@ def parse_entry(fields, what):
 
 
 def parse_pairs(data, layout, total, what):
-    """Ids, each with its length or weight; these are positive and add up to the total."""
     pairs = list(decode(layout.iter_unpack, data, what))
     counts = [count for _, count in pairs]
     check(all(counts) and sum(counts) == total, f"{what}: a list doesn't add up to {total}")
@@ -103,7 +100,6 @@ def unzip(data, size, prefix=b""):
 
 
 def planes(data, size):
-    """Four planes, each as it is if it is as long as its bytes, else a zstd frame."""
     result, at = bytearray(size), 16
     for number, length in enumerate(struct.unpack_from("<4I", data)):
         part, wanted = data[at : at + length], (size + 3 - number) // 4
@@ -120,12 +116,16 @@ class Repository:
         config = decode(json.loads, data, "config")
         check(isinstance(config, dict) and config.get("what") == "icecore repository", "config: not ours")
         check(config.get("format") in FORMATS, f"config: unknown format {config.get('format')}")
-        check(config.get("requires") == [], f"config: unknown requirements {config.get('requires')}")
-        self.id = config.get("repository")
+        check(config.get("requires") in ([], ["encryption"]), f"config: unknown requirements {config.get('requires')}")
+        self.id, self.hash, self.open = config.get("repository"), lambda data: blake3(data).digest(), lambda data, *_: data
+        if config["requires"]:
+            from unseal import Seals
+            keys = self.find("keys/*", r"keys/[A-Za-z0-9_-]{1,64}\.[0-9a-f]{16}\.age")
+            seals = Seals([read(f"{path}/{key}") for key in keys], config.get("encryption"), data[: ending.start()])
+            self.hash, self.open = seals.hash, seals.open
         self.stamps = [found[-16:] for found in self.find("snapshots/*", f"snapshots/{STAMP}")]
 
     def find(self, where, pattern):
-        """The paths that fit the layout; the rest is ignored. A copy may lack empty directories."""
         return sorted(path for path in glob.iglob(where, root_dir=self.path) if re.fullmatch(pattern, path))
 
     def list(self):
@@ -134,8 +134,8 @@ class Repository:
     def show(self, stamp):
         manifest = self.snapshot(stamp)
         if manifest:
-            names = ",".join(source["name"] for source in manifest["sources"])
-            say(f"{stamp}  {manifest.get('profile')}  {manifest.get('kind')}  {names}", sys.stdout)
+            names = (source["name"] for source in manifest["sources"])
+            say(f"{stamp}  {manifest.get('profile')}  {manifest.get('kind')}  {','.join(names)}", sys.stdout)
 
     def snapshot(self, stamp):
         """A snapshot's proven manifest; None while only the snapshot's name has arrived."""
@@ -144,7 +144,7 @@ class Repository:
         path, what = f"{self.path}/manifests/{name[1].decode()}", f"the manifest of {stamp}"
         if not os.path.lexists(path):
             return say(f"note: {what} is not there, it may be arriving still")
-        manifest = decode(cbor2.loads, read(path, named=True), what)
+        manifest = decode(cbor2.loads, self.open(read(path, named=True), b"manifest", True, what), what)
         check(isinstance(manifest, dict) and manifest.get("format") in FORMATS, f"{what}: unknown format")
         id, sources = manifest.get("repository"), manifest.get("sources")
         own = manifest.get("stamp") == stamp and isinstance(id, bytes) and id.hex() == self.id
@@ -162,33 +162,34 @@ class Repository:
         size = os.path.getsize(path)
         length = int.from_bytes((foot := read(path, max(size - 12, 0)))[:4], "little")
         fit = read(path, 0, 8) + foot[4:] == b"ICEPACK0ICEPEND0" and 5 <= length <= min(size - 20, MAX_FILE)
-        data, at, offset = read(path, size - 12 - length, length) if fit else b"\2", 5, 8
-        check(data[0] <= 1, f"{path}: damaged, not a whole pack")
+        check(fit, f"{path}: damaged, not a whole pack")
+        data = self.open(read(path, size - 12 - length, length), b"pack trailer", True, path)
+        at, offset, own = 5, 8, len(data)
+        check(own >= 5 and data[0] <= 1, f"{path}: damaged, not a whole pack")
         for _ in range(int.from_bytes(data[1:5], "little")):
-            check(at + 39 <= length, f"{path}: damaged, too short for its records")
+            check(at + 39 <= own, f"{path}: damaged, too short for its records")
             stored, plain, encoding = (int.from_bytes(data[at + i : at + j], "little") for i, j in LENGTHS)
-            check(encoding in ENCODINGS and (encoding or stored == plain), f"{path}: a chunk that is not allowed")
+            check(encoding in ENCODINGS, f"{path}: a chunk that is not allowed")
             bases = [data[at + 39 + 8 * n : at + 47 + 8 * n] for n in range(encoding >> 4)]
-            self.places.setdefault(data[at : at + 8], []).append((path, offset, stored, plain, encoding, bases))
+            place = (path, offset, stored, plain, encoding, bases, data[at : at + 8])
+            self.places.setdefault(place[6], []).append(place)
             offset, at = offset + stored, at + 39 + 8 * len(bases)
-        check(at == length and offset + length + 12 == size, f"{path}: damaged, its parts don't fill it")
+        check(at == own and offset + length + 12 == size, f"{path}: damaged, its parts don't fill it")
 
     def chunk(self, id, what, length=None):
-        """A chunk's proven bytes, from the first of its places that has them."""
         for place in (places := self.places.get(id[:8], ())):
             for data in (self.decoded(place, nth) for nth in range(8)):  # bases may begin alike: the result tells
-                if data is not None and blake3(data).digest() == id and length in (None, len(data)):
+                if data is not None and self.hash(data) == id and length in (None, len(data)):
                     return data
         raise ValueError(f"{what}: chunk {id.hex()} is {'damaged in ' + places[0][0] if places else 'in no pack'}")
 
     def decoded(self, place, nth=0):
-        """What is stored at a place, not proven; None if it can't be decoded."""
-        path, offset, stored, plain, encoding, bases = place
-        data, prefix = read(path, offset, stored), b""
+        (path, offset, stored, plain, encoding, bases, begin), prefix = place, b""
         for base in bases:
             whole = [place for place in self.places.get(base, ()) if not place[5]]
             prefix += (self.decoded(whole[nth % len(whole)]) or b"") if whole else b""
         try:
+            data = self.open(read(path, offset, stored), begin + bytes([encoding]) + b"".join(bases), False, path)
             if encoding & 15 == 4:
                 mask = int.from_bytes(prefix[:plain].ljust(plain, b"\0"))
                 return (int.from_bytes(unzip(data, plain)) ^ mask).to_bytes(plain)
@@ -197,7 +198,6 @@ class Repository:
             return None
 
     def items(self, kind, what, id, level, weight):
-        """What the lowest nodes of a tree hold, in order: (id, length) or entries."""
         data = self.chunk(id, what)
         check(level <= 15 and data[:2] == bytes((2 if level else kind, level)), f"{what}: wrong kind of node")
         if level:

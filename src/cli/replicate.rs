@@ -122,6 +122,16 @@ fn open_if_possible(
     }
 }
 
+/// How an attempt ended.
+enum Broken {
+    ForGood(Failure),
+    /// It is worth trying again; whether something had arrived by then.
+    ForNow {
+        failure: Failure,
+        got_on: bool,
+    },
+}
+
 fn bring(
     context: &Context,
     backend: &Arc<dyn Backend>,
@@ -139,25 +149,31 @@ fn bring(
     }
     let patience = context.patience()?;
     let mut pauses = PAUSES.iter();
-    let mut total = Replicated::default();
+    let (mut total, mut is_first) = (Replicated::default(), true);
     loop {
         progress.begin(&format!("replicating to {}", target.name), None);
-        let attempt = context.far_backend(&target.place, &target.way).and_then(|far| {
+        let connected = context.far_backend(&target.place, &target.way).map_err(|failure| match is_first {
+            true => Broken::ForGood(failure),
+            // Whoever was there once may come back.
+            false => Broken::ForNow { failure, got_on: false },
+        });
+        is_first = false;
+        let attempt = connected.and_then(|far| {
             let source = Source { backend: &**backend, repository };
             let mut done = Replicated::default();
             let result =
                 replicate(&source, &far, &context.index_options(), wanted, patience, &mut done, progress);
             let got_on = done.packs > 0;
             total.add(done);
-            match result {
-                Ok(()) => Ok(None),
-                Err(error) if error.is_passing() => Ok(Some((Failure::from(error), got_on))),
-                Err(error) => Err(Failure::from(error)),
-            }
+            result.map_err(|error| match error.is_passing() {
+                true => Broken::ForNow { failure: error.into(), got_on },
+                false => Broken::ForGood(error.into()),
+            })
         });
-        match attempt? {
-            None => return Ok(total),
-            Some((failure, got_on)) => {
+        match attempt {
+            Ok(()) => return Ok(total),
+            Err(Broken::ForGood(failure)) => return Err(failure),
+            Err(Broken::ForNow { failure, got_on }) => {
                 if got_on {
                     pauses = PAUSES.iter();
                 }

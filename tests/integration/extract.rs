@@ -26,20 +26,37 @@ fn tree(scratch: &Scratch) {
 
 #[test]
 fn restores_the_same_tree() {
-    let Some(python) = python() else { return };
     let scratch = Scratch::new();
     scratch.init();
-    tree(&scratch);
+    restores(&scratch);
+}
+
+#[test]
+fn restores_from_an_encrypted_repository() {
+    let scratch = Scratch::new();
+    scratch.init_encrypted();
+    restores(&scratch);
+    let Some(python) = python() else { return };
+    let output = Command::new(&python).arg(script()).arg(scratch.path("repo")).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("opens its keys"), "{error}");
+}
+
+fn restores(scratch: &Scratch) {
+    let Some(python) = python() else { return };
+    let identity = scratch.path("identity");
+    let python = |arguments: &[&std::ffi::OsStr]| {
+        run(Command::new(&python).arg(script()).args(arguments).env("ICECORE_IDENTITY", &identity))
+    };
+    tree(scratch);
     let database = scratch.path("app.db");
     rusqlite::Connection::open(&database).unwrap().execute_batch("CREATE TABLE t(a); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<30000) INSERT INTO t SELECT i FROM n").unwrap();
     let stamp = scratch.backup(&["tree", "db=app.db"]);
-    let listed = run(Command::new(&python).arg(script()).arg(scratch.path("repo")));
+    let repo = scratch.path("repo");
+    let listed = python(&[repo.as_os_str()]);
     assert!(String::from_utf8_lossy(&listed.stdout).contains(&stamp));
-    run(Command::new(&python)
-        .arg(script())
-        .arg(scratch.path("repo"))
-        .arg(&stamp)
-        .arg(scratch.path("by-script")));
+    let restored = |name: &str| python(&[repo.as_os_str(), stamp.as_ref(), scratch.path(name).as_os_str()]);
+    restored("by-script");
     assert_eq!(describe(&scratch.path("by-script/tree"), true), describe(&scratch.path("tree"), true));
     assert_eq!(
         std::fs::read(scratch.path("by-script/db/app.db")).unwrap(),
@@ -49,7 +66,7 @@ fn restores_the_same_tree() {
     for index in scratch.repository_files("index") {
         std::fs::remove_file(index).unwrap();
     }
-    run(Command::new(&python).arg(script()).arg(scratch.path("repo")).arg(&stamp).arg(scratch.path("again")));
+    restored("again");
     assert_eq!(describe(&scratch.path("again/tree"), true), describe(&scratch.path("tree"), true));
 }
 

@@ -25,6 +25,11 @@ pub fn free_port() -> u16 {
 impl Sshd {
     /// Starts one below the scratch directory; `None` (said, and a failure in CI) where that can't be.
     pub fn start(scratch: &Scratch) -> Option<Self> {
+        Self::start_in(scratch, None)
+    }
+
+    /// As `start`, in a network namespace, at an address there.
+    pub fn start_in(scratch: &Scratch, namespace: Option<(&str, &str)>) -> Option<Self> {
         if !is_root() {
             return None;
         }
@@ -42,15 +47,24 @@ impl Sshd {
         let (host, user) = (key("host"), key("user"));
         std::fs::copy(user.with_extension("pub"), directory.join("authorized")).unwrap();
         let port = free_port();
+        let address = namespace.map_or("127.0.0.1", |(_, address)| address);
         let config = format!(
-            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\nPasswordAuthentication no\n\
+            "ListenAddress {address}\nPort {port}\nHostKey {}\nPidFile none\nAuthorizedKeysFile {}\nPasswordAuthentication no\n\
              UsePAM no\nStrictModes no\nMaxStartups 100\n",
             host.display(),
             directory.join("authorized").display()
         );
         put(&directory.join("config"), config);
         let log = std::fs::File::create(directory.join("log")).unwrap();
-        let child = Command::new(SSHD)
+        let mut command = match namespace {
+            Some((name, _)) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name, SSHD]);
+                command
+            }
+            None => Command::new(SSHD),
+        };
+        let child = command
             .args(["-D", "-e", "-f"])
             .arg(directory.join("config"))
             .stdin(Stdio::null())
@@ -59,7 +73,10 @@ impl Sshd {
             .spawn()
             .unwrap();
         let begin = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if namespace.is_some() {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        while namespace.is_none() && TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(begin.elapsed() < Duration::from_secs(10), "sshd does not start");
             std::thread::sleep(Duration::from_millis(20));
         }
