@@ -5,6 +5,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use icecore::backend::{Backend, LocalBackend, MemoryBackend};
 use icecore::chunking::{Cuts, Cutter, LOOKAHEAD_BYTES, Recorded, Sizes, replay};
+use icecore::crypto::{RepositoryKey, Seals};
 use icecore::format::{ChunkRecord, ChunkRef, Encoding, IndexFile, IndexedPack, Key, ListedPack, PackKind};
 use icecore::id::Id;
 use icecore::repository::{ChunkWriter, IndexOptions, NewChunk, Repository, Trust};
@@ -206,5 +207,45 @@ fn index(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, chunking, encoding, packs, index);
+/// What sealing a chunk of the usual length costs, beside the same with XChaCha20-Poly1305.
+fn seal(criterion: &mut Criterion) {
+    use chacha20poly1305::aead::{AeadInPlace, KeyInit};
+    let mut group = criterion.benchmark_group("seal");
+    let plain = noise(32 << 10, 1);
+    group.throughput(Throughput::Bytes(plain.len() as u64));
+    let seals = Seals::by(RepositoryKey::random().unwrap());
+    let about = [7u8; 9];
+    group.bench_function("chunk, AES-256-GCM", |bencher| {
+        bencher.iter_batched(
+            || plain.clone(),
+            |plain| seals.seal_chunk(&about, plain).unwrap(),
+            BatchSize::SmallInput,
+        );
+    });
+    let sealed = seals.seal_chunk(&about, plain.clone()).unwrap();
+    group.bench_function("open, AES-256-GCM", |bencher| {
+        bencher.iter_batched(
+            || sealed.clone(),
+            |sealed| seals.open_chunk(&about, sealed).unwrap(),
+            BatchSize::SmallInput,
+        );
+    });
+    let cipher = chacha20poly1305::XChaCha20Poly1305::new(&[7; 32].into());
+    group.bench_function("chunk, XChaCha20-Poly1305", |bencher| {
+        bencher.iter_batched(
+            || plain.clone(),
+            |mut plain| {
+                cipher.encrypt_in_place_detached(&[1; 24].into(), &about, &mut plain).unwrap();
+                plain
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("keyed BLAKE3 of the chunk", |bencher| {
+        bencher.iter(|| seals.naming().id_of(&plain));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, chunking, encoding, packs, index, seal);
 criterion_main!(benches);
