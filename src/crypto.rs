@@ -77,8 +77,16 @@ struct Keys {
     chunks: Zeroizing<[u8; 32]>,
     files: Zeroizing<[u8; 32]>,
     config: Zeroizing<[u8; 32]>,
+    journals: Zeroizing<[u8; 32]>,
     ids: Zeroizing<[u8; 32]>,
     gear: Zeroizing<[u8; 32]>,
+}
+
+/// Never shows a key.
+impl std::fmt::Debug for Seals {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(if self.0.is_some() { "Seals(with keys)" } else { "Seals(none)" })
+    }
 }
 
 impl Seals {
@@ -89,6 +97,7 @@ impl Seals {
             chunks: derive("icecore 2026 sealing of chunks"),
             files: derive("icecore 2026 sealing of files"),
             config: derive("icecore 2026 authenticator of the config"),
+            journals: derive("icecore 2026 authenticator of journals"),
             ids: derive("icecore 2026 ids of chunks"),
             gear: derive("icecore 2026 gear of content-defined cuts"),
             master,
@@ -122,6 +131,12 @@ impl Seals {
     pub fn config_code(&self, body: &[u8]) -> Option<String> {
         let keys = self.0.as_deref()?;
         Some(blake3::keyed_hash(&keys.config, body).to_hex().to_string())
+    }
+
+    /// Authenticates the journal of a restore: what it says is overwritten with what.
+    pub fn journal_code(&self, body: &[u8]) -> Option<[u8; 32]> {
+        let keys = self.0.as_deref()?;
+        Some(*blake3::keyed_hash(&keys.journals, body).as_bytes())
     }
 
     /// So many bytes more than what it seals takes a chunk.

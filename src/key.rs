@@ -21,8 +21,14 @@ pub enum Recipient {
     Passphrase(SecretString),
 }
 
-/// Asks for a passphrase: what for, and perhaps an answer.
-pub type Ask<'p> = &'p dyn Fn(&str) -> Option<Zeroizing<String>>;
+/// Asks for a passphrase: what for, and perhaps an answer; an error if what should hold it doesn't.
+pub type Ask<'p> = &'p dyn Fn(&str) -> Result<Option<Zeroizing<String>>, String>;
+
+/// scrypt's work for a passphrase: 2¹⁷ blocks of 1 KiB, which is what OWASP asks for (128 MiB, half a second). A fixed number: age's own
+/// measures how busy the machine is just now.
+const WORK: u8 = 17;
+/// More than this (1 GiB) isn't done for anybody.
+const MOST_WORK: u8 = 20;
 
 /// What a repository is unlocked by.
 #[derive(Default)]
@@ -102,8 +108,11 @@ pub fn wrap(key: &RepositoryKey, recipient: &Recipient) -> Result<Vec<u8>, KeyEr
             write_out(encryptor.map_err(fail)?, text.as_bytes())
         }
         Recipient::Passphrase(secret) => {
-            let encryptor = age::Encryptor::with_user_passphrase(secret.expose_secret().to_owned().into());
-            write_out(encryptor, text.as_bytes())
+            let mut recipient = age::scrypt::Recipient::new(secret.expose_secret().to_owned().into());
+            recipient.set_work_factor(WORK);
+            let encryptor =
+                age::Encryptor::with_recipients(std::iter::once(&recipient as &dyn age::Recipient));
+            write_out(encryptor.map_err(fail)?, text.as_bytes())
         }
     }
 }
@@ -129,42 +138,67 @@ pub fn unwrap<'f>(
     if files.is_empty() {
         return Err("keys/ holds no wrapped key that proves itself".into());
     }
+    // What goes wrong with one means of opening it isn't told if another one does.
+    let mut troubles = Vec::new();
     let identities = match &unlocking.identity {
-        Some(path) => read_identities(path, unlocking).map_err(|error| error.to_string())?,
+        Some(path) => read_identities(path, unlocking).unwrap_or_else(|error| {
+            troubles.push(error.to_string());
+            Identities::new()
+        }),
         None => Vec::new(),
     };
-    let (mut foreign, mut secret) = (false, None);
-    for (name, bytes) in files {
-        let Some(decryptor) = decryptor_of(bytes) else { continue };
-        let opened = if decryptor.is_scrypt() {
-            if secret.is_none() {
-                let asked = format!("Passphrase of the repository's key {:?}", name.holder());
-                secret = Some(unlocking.passphrase.and_then(|ask| ask(&asked)));
+    let mut foreign = false;
+    let opened = |text: Option<Zeroizing<String>>, foreign: &mut bool| {
+        let key = text.and_then(|text| key_of(&text))?;
+        *foreign |= key.fingerprint() != fingerprint;
+        Some(key).filter(|key| key.fingerprint() == fingerprint)
+    };
+    let all: Vec<&dyn age::Identity> = identities.iter().map(|one| &**one as &dyn age::Identity).collect();
+    let (by_passphrase, by_identity): (Vec<_>, Vec<_>) = files
+        .iter()
+        .filter_map(|(name, bytes)| Some((name, decryptor_of(bytes)?)))
+        .partition(|(_, decryptor)| decryptor.is_scrypt());
+    for (name, decryptor) in by_identity {
+        if let Some(key) = opened(read_out(decryptor, &all).ok(), &mut foreign) {
+            return Ok((key, name));
+        }
+    }
+    if let (Some(path), true) = (&unlocking.identity, troubles.is_empty()) {
+        troubles.push(format!("{} opens none of its keys", path.display()));
+    }
+    let mut secret = None;
+    for (name, decryptor) in by_passphrase {
+        if secret.is_none() {
+            let asked = format!("Passphrase of the repository's key {:?}", name.holder());
+            let answer = unlocking.passphrase.map_or(Ok(None), |ask| ask(&asked));
+            secret = Some(answer.unwrap_or_else(|trouble| {
+                troubles.push(trouble);
+                None
+            }));
+        }
+        let Some(Some(secret)) = &secret else { break };
+        let mut identity = age::scrypt::Identity::new(secret.as_str().to_owned().into());
+        identity.set_max_work_factor(MOST_WORK);
+        match read_out(decryptor, &[&identity]) {
+            Ok(text) => {
+                if let Some(key) = opened(Some(text), &mut foreign) {
+                    return Ok((key, name));
+                }
             }
-            let Some(Some(secret)) = &secret else { continue };
-            let identity = age::scrypt::Identity::new(secret.as_str().to_owned().into());
-            read_out(decryptor, &[&identity])
-        } else {
-            let all: Vec<&dyn age::Identity> =
-                identities.iter().map(|one| &**one as &dyn age::Identity).collect();
-            read_out(decryptor, &all)
-        };
-        match opened.and_then(|text| key_of(&text)) {
-            Some(key) if key.fingerprint() == fingerprint => return Ok((key, name)),
-            Some(_) => foreign = true,
-            None => {}
+            Err(age::DecryptError::ExcessiveWork { .. }) => {
+                troubles.push(format!("{name} wants more work of its passphrase than is done here"));
+            }
+            Err(_) => troubles.push(format!("the passphrase is wrong for {name}")),
         }
     }
     let holders: Vec<String> = files.iter().map(|(name, _)| name.to_string()).collect();
-    let holders = holders.join(", ");
-    Err(match (&unlocking.identity, secret) {
-        _ if foreign => {
-            format!("the key in keys/ that was opened belongs to another repository (there are {holders})")
-        }
-        (_, Some(Some(_))) => format!("the passphrase is wrong, or none of its keys has it ({holders})"),
-        (Some(path), _) => format!("{} opens none of its keys ({holders})", path.display()),
-        (None, _) => "neither an identity nor a passphrase was given".into(),
-    })
+    if foreign {
+        troubles.insert(0, "a key in keys/ that was opened belongs to another repository".into());
+    }
+    if troubles.is_empty() {
+        troubles.push("neither an identity nor a passphrase was given".into());
+    }
+    Err(format!("{} (its keys are {})", troubles.join("; "), holders.join(", ")))
 }
 
 fn decryptor_of(bytes: &[u8]) -> Option<age::Decryptor<&[u8]>> {
@@ -174,11 +208,11 @@ fn decryptor_of(bytes: &[u8]) -> Option<age::Decryptor<&[u8]>> {
 fn read_out(
     decryptor: age::Decryptor<&[u8]>,
     identities: &[&dyn age::Identity],
-) -> Option<Zeroizing<String>> {
-    let mut reader = decryptor.decrypt(identities.iter().copied()).ok()?;
+) -> Result<Zeroizing<String>, age::DecryptError> {
+    let mut reader = decryptor.decrypt(identities.iter().copied())?;
     let mut text = Zeroizing::new(String::new());
-    io::Read::read_to_string(&mut reader, &mut text).ok()?;
-    Some(text)
+    io::Read::read_to_string(&mut reader, &mut text)?;
+    Ok(text)
 }
 
 fn key_of(text: &str) -> Option<RepositoryKey> {
@@ -207,8 +241,11 @@ fn read_identities(path: &Path, unlocking: &Unlocking<'_>) -> Result<Identities,
         }
         let secret = match identity {
             age::ssh::Identity::Encrypted(_) => {
-                let ask = unlocking.passphrase.and_then(|ask| ask(&format!("Passphrase of {name}")));
-                Some(ask.ok_or_else(|| fail("it has a passphrase, and none was given".into()))?)
+                let ask = unlocking.passphrase.map_or(Ok(None), |ask| ask(&format!("Passphrase of {name}")));
+                Some(
+                    ask.map_err(fail)?
+                        .ok_or_else(|| fail("it has a passphrase, and none was given".into()))?,
+                )
             }
             _ => None,
         };

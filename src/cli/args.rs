@@ -71,6 +71,9 @@ pub struct Global {
     /// A file whose first line is the passphrase of an encrypted repository, or of the identity [default: asked at a terminal]
     #[arg(long, global = true, env = "ICECORE_PASSPHRASE_FILE", value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    /// Use no repository but the one whose key has this fingerprint, as `init` printed it; `any`: whatever is there
+    #[arg(long, global = true, env = "ICECORE_REPOSITORY_KEY", value_name = "FINGERPRINT")]
+    pub repository_key: Option<String>,
     /// Keep a chunk index up to this size in memory; a larger one goes to the cache directory (MiB)
     #[arg(long, global = true, env = "ICECORE_INDEX_MEMORY", value_name = "MIB", default_value_t = 128)]
     pub index_memory: u64,

@@ -8,6 +8,7 @@ use crate::backend::{Backend, ErrorKind};
 use crate::backup::Author;
 use crate::config::{Config, ConfiguredSource, GRACE, check_profile, parse_duration};
 use crate::crypto::RepositoryKey;
+use crate::format::KeyName;
 use crate::id::Id;
 use crate::repository::{IndexOptions, Repository, RepositoryError};
 use crate::restore::{JournalPlace, OpenJournal};
@@ -28,7 +29,7 @@ pub struct Context {
     /// Said with the verb's own warnings.
     pub warnings: Vec<String>,
     /// The key of the repository that was opened, so that nobody is asked twice.
-    pub(super) key: Mutex<Option<RepositoryKey>>,
+    pub(super) key: Mutex<Option<(RepositoryKey, KeyName)>>,
     backend: OnceLock<Arc<dyn Backend>>,
     /// Nothing that was kept near at another time may stand in for what a far repository holds.
     pub reads_anew: bool,
@@ -79,22 +80,28 @@ impl Context {
     /// Opens the repository that lies there. One that isn't encrypted as the config says is not used: somebody has put it in the
     /// other one's place.
     pub fn open_on(&self, backend: Arc<dyn Backend>) -> Result<Repository, RepositoryError> {
-        let location = backend.location();
         let repository = Repository::open_locked(backend, self.index_options(), &mut self.unlock())?;
-        let expected = self.config.as_ref().and_then(|config| config.encryption.key.as_deref());
+        self.hold_to_pin(&repository)?;
+        Ok(repository)
+    }
+
+    /// The repository has the key that was named, by its fingerprint. Where none was named, but something to open an encrypted one
+    /// with, it must be encrypted.
+    pub fn hold_to_pin(&self, repository: &Repository) -> Result<(), RepositoryError> {
+        let of_config = || self.config.as_ref().and_then(|config| config.encryption.key.clone());
+        let expected = self.global.repository_key.clone().or_else(of_config);
         let fingerprint = repository.key().map(RepositoryKey::fingerprint);
-        match expected {
-            Some(expected) if self.global.repo.is_none() && fingerprint.as_deref() != Some(expected) => {
-                let detail = match fingerprint {
-                    Some(other) => format!("its key is {other}, and the config says {expected}"),
-                    None => {
-                        format!("the config says so (key {expected}), but it is not: somebody has changed it")
-                    }
-                };
-                Err(RepositoryError::Locked { location, detail })
+        let detail = match (expected.as_deref(), fingerprint) {
+            (Some("any"), _) => return Ok(()),
+            (Some(expected), Some(found)) if expected == found => return Ok(()),
+            (Some(expected), Some(found)) => format!("its key is {found}, not {expected}"),
+            (Some(expected), None) => format!("it is not encrypted, and its key should be {expected}"),
+            (None, None) if self.has_key_source() => {
+                "it is not encrypted, though an identity or a passphrase is given for it".into()
             }
-            _ => Ok(repository),
-        }
+            (None, _) => return Ok(()),
+        };
+        Err(RepositoryError::Another { location: repository.backend().location(), detail })
     }
 
     /// How indexes are kept.
@@ -200,7 +207,7 @@ impl Context {
     }
 
     /// A writable place for scratch copies: what was asked for, else the first of the usual ones, else the repository's
-    /// own `tmp/` (a one-shot container may have nothing else).
+    /// own `tmp/` (a one-shot container may have nothing else), unless that is encrypted.
     pub fn temporary_directory(&self) -> Result<PathBuf, Failure> {
         if let Some(asked) = &self.global.temp_dir {
             return if is_writable(asked) {
@@ -212,7 +219,12 @@ impl Context {
             };
         }
         let usual = [env::var_os("TMPDIR").map(PathBuf::from), Some("/tmp".into()), Some("/var/tmp".into())];
-        let own = self.local_path().map(|path| path.join("tmp"));
+        // What is encrypted there must not lie beside it in the clear.
+        let is_encrypted = || {
+            let identified = self.backend().ok().and_then(|backend| Repository::identify(&*backend).ok());
+            identified.is_some_and(|(_, encryption)| encryption.is_some())
+        };
+        let own = self.local_path().filter(|_| !is_encrypted()).map(|path| path.join("tmp"));
         let found = usual.into_iter().chain([own]).flatten().find(|path| is_writable(path));
         found.ok_or_else(|| {
             Failure::usage("there is no writable directory for scratch copies")
@@ -253,7 +265,8 @@ impl Context {
 
     /// `icecore` with the options that say where things are, quoted for a shell.
     fn invocation(&self) -> String {
-        let Global { repo, config, profile, state_dir, .. } = &self.global;
+        let Global { repo, config, profile, state_dir, identity, passphrase_file, repository_key, .. } =
+            &self.global;
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let text = |path: PathBuf| path.display().to_string();
         let repo = repo.as_ref().map(|repo| {
@@ -265,6 +278,9 @@ impl Context {
             ("-c", config.as_ref().map(|path| text(absolute(path)))),
             ("--profile", profile.clone()),
             ("--state-dir", state_dir.as_ref().map(|path| text(absolute(path)))),
+            ("--identity", identity.as_ref().map(|path| text(absolute(path)))),
+            ("--passphrase-file", passphrase_file.as_ref().map(|path| text(absolute(path)))),
+            ("--repository-key", repository_key.clone()),
         ];
         let given = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
         given

@@ -159,6 +159,13 @@ impl From<RepositoryError> for Failure {
                      list` shows for whom the key is wrapped; nothing was changed",
                 )
             }
+            RepositoryError::Another { location, .. } => {
+                Self::new(ExitCode::WrongKey, "another_repository", message).at(Path::new(&location)).hint(
+                    "is something else mounted there, or has somebody changed it? Nothing was read or changed. The key that is \
+                     expected is in [encryption] of the config, --repository-key or ICECORE_REPOSITORY_KEY; `--repository-key any` \
+                     takes what is there, with your identity or without",
+                )
+            }
             RepositoryError::Crypto(_) => Self::new(ExitCode::Unexpected, "encryption_failed", message)
                 .hint("nothing was published"),
             RepositoryError::Damaged { ref file, .. } => {

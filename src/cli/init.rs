@@ -97,11 +97,15 @@ fn make(context: &Context, place: &Place, arguments: &args::Init) -> Result<Made
         if !arguments.if_missing {
             return Err(RepositoryError::AlreadyThere { location: place.to_string() }.into());
         }
-        if !arguments.recipients.is_empty() || arguments.passphrase {
-            return Err(Failure::usage(format!("{place} holds a repository already"))
-                .hint("`icecore key add` lets others open an encrypted one; nothing was changed"));
-        }
         let (id, encryption) = Repository::identify(&*backend)?;
+        if (!arguments.recipients.is_empty() || arguments.passphrase) && encryption.is_none() {
+            return Err(Failure::usage(format!(
+                "{place} holds a repository already, which is not encrypted"
+            ))
+            .hint(
+                "make a new one elsewhere: what is stored can't be encrypted afterwards; nothing was changed",
+            ));
+        }
         let fingerprint = encryption.map(|encryption| encryption.key);
         return Ok(Made { id: id.hex(), created: false, is_exclusive: true, fingerprint, keys: Vec::new() });
     }
@@ -137,9 +141,9 @@ fn make(context: &Context, place: &Place, arguments: &args::Init) -> Result<Made
 /// An `init` that was killed leaves at most its README and `tmp/`.
 fn is_empty_or_half_made(path: &Path) -> bool {
     let Ok(listing) = std::fs::read_dir(path) else { return true };
-    listing
-        .flatten()
-        .all(|item| ["README", "tmp", "lost+found"].iter().any(|known| item.file_name() == *known))
+    listing.flatten().all(|item| {
+        ["README", "tmp", "lost+found", "keys", "locks"].iter().any(|known| item.file_name() == *known)
+    })
 }
 
 fn write_config(path: &Path, place: &Place, made: &Made, context: &Context) -> Result<usize, Failure> {

@@ -10,6 +10,7 @@ use crate::format::{Key, KeyName};
 use crate::key::{KeyError, Recipient, wrap};
 use crate::repository::{KeyFiles, Repository, read_keys};
 use serde_json::{Value, json};
+use std::sync::PoisonError;
 
 /// Every key of the JSON document.
 pub fn skeleton() -> Value {
@@ -39,7 +40,9 @@ pub fn new_files(
         files.push(wrapped(key, &Recipient::parse(text)?, &holder)?);
     }
     if passphrase {
-        let secret = Recipient::Passphrase(context.new_passphrase()?.as_str().to_owned().into());
+        let secret = Recipient::Passphrase(
+            context.new_passphrase(context.global.passphrase_file.as_deref())?.as_str().to_owned().into(),
+        );
         files.push(wrapped(key, &secret, "passphrase")?);
     }
     Ok(files)
@@ -84,20 +87,9 @@ fn add_key(context: &Context, arguments: &args::KeyAdd) -> Result<Report, Failur
     let (recipient, usual) = match &arguments.recipient {
         Some(text) => (Recipient::parse(text)?, "recipient"),
         None => {
-            // The present passphrase may come from where the new one would be looked for.
-            let secret = match &arguments.new_passphrase_file {
-                Some(path) => {
-                    let text = std::fs::read_to_string(path).map_err(|error| {
-                        Failure::usage(format!("cannot read {}: {error}", path.display())).at(path)
-                    })?;
-                    text.lines().next().unwrap_or_default().to_owned()
-                }
-                None => context.new_passphrase()?.as_str().to_owned(),
-            };
-            if secret.is_empty() {
-                return Err(Failure::usage("the passphrase is empty").hint("nothing was changed"));
-            }
-            (Recipient::Passphrase(secret.into()), "passphrase")
+            // The present passphrase is no new one.
+            let secret = context.new_passphrase(arguments.new_passphrase_file.as_deref())?;
+            (Recipient::Passphrase(secret.as_str().to_owned().into()), "passphrase")
         }
     };
     let (name, bytes) = wrapped(key, &recipient, arguments.name.as_deref().unwrap_or(usual))?;
@@ -111,6 +103,7 @@ fn add_key(context: &Context, arguments: &args::KeyAdd) -> Result<Report, Failur
 fn remove(context: &Context, wanted: &str) -> Result<Report, Failure> {
     let repository = context.open()?;
     let key = encrypted(&repository)?;
+    let _alone = repository.lock("keys", context.patience()?)?;
     let files = read_keys(repository.backend())?;
     let matches = |name: &KeyName| name.to_string() == wanted || name.holder() == wanted;
     let found: Vec<&KeyName> = files.iter().map(|(name, _)| name).filter(|name| matches(name)).collect();
@@ -125,6 +118,18 @@ fn remove(context: &Context, wanted: &str) -> Result<Report, Failure> {
                 .hint("give the whole name, with its digits; nothing was changed"));
         }
     };
+    // That others open it, nobody knows.
+    let opened_by = context.key.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_own = opened_by.as_ref().is_some_and(|(_, own)| own == name);
+    drop(opened_by);
+    if is_own && files.len() > 1 {
+        return Err(Failure::new(
+            ExitCode::Refused,
+            "own_key",
+            "it is the key that opened the repository just now: whether another one does isn't known",
+        )
+        .hint("open it with another identity or passphrase, and remove this one then; nothing was changed"));
+    }
     if files.len() == 1 {
         return Err(Failure::new(
             ExitCode::Refused,
@@ -134,6 +139,11 @@ fn remove(context: &Context, wanted: &str) -> Result<Report, Failure> {
         .hint("`icecore key add` another one first; nothing was changed"));
     }
     repository.backend().delete(&Key::WrappedKey(name.clone()).path())?;
+    // What restores keep of the state before has keys of its own.
+    for open in context.journals().0 {
+        let path = open.place.undo(&open.id).join(Key::WrappedKey(name.clone()).path());
+        drop(std::fs::remove_file(path));
+    }
     let left = read_keys(repository.backend())?;
     let keys =
         json!({ "keys": keys_of(&left), "fingerprint": key.fingerprint(), "removed": name.to_string() });

@@ -12,7 +12,7 @@ use crate::backend::Backend;
 use crate::config::parse_rate;
 use crate::format::Key;
 use crate::progress::Progress;
-use crate::replicate::{ReplicateError, Replicated, Source, Wanted, replicate};
+use crate::replicate::{ReplicateError, Replicated, Source, Wanted, prove_alike, replicate};
 use crate::repository::{Repository, RepositoryError};
 use crate::stamp::Stamp;
 use serde_json::{Map, Value, json};
@@ -111,9 +111,7 @@ fn open_if_possible(
 ) -> Result<(Option<Repository>, Option<String>), Failure> {
     match context.open_on(Arc::clone(backend)) {
         Ok(repository) => Ok((Some(repository), None)),
-        Err(RepositoryError::Locked { .. })
-            if context.identity().is_none() && context.global.passphrase_file.is_none() =>
-        {
+        Err(RepositoryError::Locked { .. }) if !context.has_key_source() => {
             let warning = "without the repository's key every file that is missing is sent, needed or not, and nothing is put \
                            together there from what it has";
             Ok((None, Some(warning.into())))
@@ -220,16 +218,11 @@ fn refuse_foreign(path: &Path) -> Result<(), Failure> {
 /// How far behind a replica is, told by names alone.
 fn status_of(context: &Context, here: &dyn Backend, target: &Target) -> Result<Replicated, Failure> {
     let there = context.far_backend(&target.place, &target.way)?;
-    let (id, _) = Repository::identify(here)?;
     if !there.has(&Key::Config.path())? {
         let location = there.location();
         return Err(RepositoryError::Absent { location }.into());
     }
-    let (found, _) = Repository::identify(&*there)?;
-    if found != id {
-        let location = there.location();
-        return Err(ReplicateError::AnotherRepository { location, found, wanted: id }.into());
-    }
+    prove_alike(here, &*there)?;
     let (own, theirs) = (stamps(here)?, stamps(&*there)?);
     let known: HashSet<&Stamp> = theirs.iter().collect();
     let missing = own.iter().filter(|stamp| !known.contains(stamp)).count();
@@ -365,6 +358,9 @@ impl From<ReplicateError> for Failure {
         match error {
             ReplicateError::AnotherRepository { .. } => {
                 failed("another_repository", "nothing was sent; name another place")
+            }
+            ReplicateError::NotAlike { .. } => {
+                failed("not_alike", "nothing was sent; compare the two files `config` with what you know")
             }
             ReplicateError::NotEmpty { .. } => failed("not_empty", "nothing was sent; name an empty place"),
             ReplicateError::Itself { .. } => Failure::usage(message),

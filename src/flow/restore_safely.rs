@@ -250,7 +250,7 @@ fn restore_quiesced(
                 temporary_directory: scratch,
             };
             let saved = save_before(&saving, &items, &prospect.targets, &mut prospect.plans, progress)?;
-            let Saved { journal, unsaved } = saved;
+            let Saved { mut journal, unsaved } = saved;
             if !unsaved.is_empty() && !request.accepts_unsaved {
                 return Err(RestoreFailure::Unsaved { paths: unsaved });
             }
@@ -260,7 +260,7 @@ fn restore_quiesced(
             if let Some(shortage) = prospect.shortage_now() {
                 return Err(RestoreFailure::NoSpace(shortage));
             }
-            journal.place.write(&journal.id, &journal.journal).map_err(RestoreFailure::Journal)?;
+            journal.write().map_err(RestoreFailure::Journal)?;
             journal
         }
     };

@@ -134,8 +134,10 @@ pub fn save_before(
         items: journal_items,
         undoes: saving.undoes.clone(),
         made: made.iter().map(|path| path.as_os_str().as_bytes().to_vec().into()).collect(),
+        code: None,
     };
-    Ok(Saved { journal: OpenJournal { place: saving.place.clone(), id, journal }, unsaved })
+    let seals = saving.repository.seals().clone();
+    Ok(Saved { journal: OpenJournal::new(saving.place.clone(), id, journal, seals), unsaved })
 }
 
 /// A repository for what is overwritten, beside the journal.
@@ -149,7 +151,7 @@ fn undo_repository(place: &JournalPlace, id: &str, of: &Repository) -> Result<Re
     Ok(open_undo(place, id, &mut |_, _| key())?)
 }
 
-/// Opens the repository that holds the state before.
+/// Opens the repository that holds the state before. Whether it is encrypted as it should be is for whoever knows that.
 pub fn open_undo(place: &JournalPlace, id: &str, unlock: Unlock<'_>) -> Result<Repository, RepositoryError> {
     Repository::open_locked(Arc::new(LocalBackend::new(place.undo(id))), IndexOptions::default(), unlock)
 }

@@ -74,9 +74,20 @@ pub struct Journal {
     pub undoes: Option<String>,
     /// Directories above the targets that did not exist, outermost first.
     pub made: Vec<serde_bytes::ByteBuf>,
+    /// Of an encrypted repository: authenticates all else, and the journal's id.
+    #[serde(default)]
+    pub code: Option<serde_bytes::ByteBuf>,
 }
 
 impl Journal {
+    /// What its authenticator is about: its id, and all but that.
+    pub fn authenticated(&self, id: &str) -> Vec<u8> {
+        let mut body = id.as_bytes().to_vec();
+        body.push(0);
+        body.extend_from_slice(&to_cbor(&Self { code: None, ..self.clone() }));
+        body
+    }
+
     /// The file's bytes: the BLAKE3 of what follows, then CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let body = to_cbor(self);

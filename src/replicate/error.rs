@@ -9,6 +9,8 @@ use crate::repository::RepositoryError;
 pub enum ReplicateError {
     #[error("{location} holds another repository ({found}, not {wanted})")]
     AnotherRepository { location: String, found: Id, wanted: Id },
+    #[error("{location} is not encrypted as the repository is: somebody has changed it there, or here")]
+    NotAlike { location: String },
     #[error("{location} is not empty and holds no repository")]
     NotEmpty { location: String },
     #[error("{location} is the repository itself")]

@@ -4,7 +4,7 @@ use super::error::ReplicateError;
 use super::needed::needed_packs;
 use super::send::{Ends, send_packs};
 use crate::backend::{Backend, ErrorKind};
-use crate::format::Key;
+use crate::format::{Encryption, Key};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::reach::rescue;
@@ -78,8 +78,7 @@ pub fn replicate(
     done: &mut Replicated,
     progress: &dyn Progress,
 ) -> Result<(), ReplicateError> {
-    let (id, _) = Repository::identify(source.backend).map_err(ReplicateError::source)?;
-    prepare(source, &**target, id, done)?;
+    prepare(source, &**target, done)?;
     let opened = source.repository.map(|repository| open_alike(repository, target, options)).transpose()?;
     // Neither side is pruned with `--now` meanwhile.
     let _here = source.repository.map(|here| here.lock_for_use(patience)).transpose();
@@ -100,28 +99,21 @@ pub fn replicate(
 }
 
 /// The place holds this repository, or nothing; then it is made one, without snapshots.
-fn prepare(
-    source: &Source<'_>,
-    target: &dyn Backend,
-    id: Id,
-    done: &mut Replicated,
-) -> Result<(), ReplicateError> {
+fn prepare(source: &Source<'_>, target: &dyn Backend, done: &mut Replicated) -> Result<(), ReplicateError> {
     let location = target.location();
     if location == source.backend.location() {
         return Err(ReplicateError::Itself { location });
     }
     let read = |key: &Key| source.backend.get(&key.path()).map_err(ReplicateError::source);
     if target.has(&Key::Config.path()).map_err(ReplicateError::target)? {
-        let (found, _) = Repository::identify(target).map_err(ReplicateError::target)?;
-        if found != id {
-            return Err(ReplicateError::AnotherRepository { location, found, wanted: id });
-        }
+        prove_alike(source.backend, target)?;
     } else {
         let packs = target.list("packs").map_err(ReplicateError::target)?;
         if !packs.is_empty() {
             return Err(ReplicateError::NotEmpty { location });
         }
         done.is_new = true;
+        copy_missing(&Ends { source: source.backend, target, opened: None }, "keys", done)?;
         for key in [Key::Readme, Key::Config] {
             target.put(&key.path(), &read(&key)?).map_err(ReplicateError::target)?;
         }
@@ -136,6 +128,18 @@ fn prepare(
         ));
     }
     Ok(())
+}
+
+/// Both places hold the same repository, encrypted with the same key or not at all.
+pub fn prove_alike(source: &dyn Backend, target: &dyn Backend) -> Result<(), ReplicateError> {
+    let (wanted, own) = Repository::identify(source).map_err(ReplicateError::source)?;
+    let (found, theirs) = Repository::identify(target).map_err(ReplicateError::target)?;
+    let location = target.location();
+    if found != wanted {
+        return Err(ReplicateError::AnotherRepository { location, found, wanted });
+    }
+    let key = |encryption: Option<Encryption>| encryption.map(|encryption| encryption.key);
+    if key(own) == key(theirs) { Ok(()) } else { Err(ReplicateError::NotAlike { location }) }
 }
 
 /// Opens the replica with the repository's key.

@@ -23,6 +23,8 @@ pub enum RepositoryError {
     Unsupported { location: String, source: FormatError },
     #[error("{location} is encrypted: {detail}")]
     Locked { location: String, detail: String },
+    #[error("{location} is not the repository that is expected: {detail}")]
+    Another { location: String, detail: String },
     #[error("damaged repository file {file}: {detail}")]
     Damaged { file: String, detail: String },
     #[error("chunk {id} is in no pack of the repository")]

@@ -19,6 +19,8 @@ const README: &str = include_str!("repository_readme.txt");
 const NODE_BYTES: usize = 16 << 20;
 /// A restore saves what is there as a difference to what it puts there: it need not read that twice.
 const BASE_BYTES: usize = 24 << 20;
+/// No config is longer.
+const MOST_CONFIG_BYTES: u64 = 1 << 20;
 /// The lock of those who publish snapshots or read them whole.
 const WRITERS: &str = "writers";
 /// A shared lock is waited for this long in any case.
@@ -70,6 +72,10 @@ impl Repository {
             let seals = Seals::by(key.clone());
             let encrypted = config.encrypted(key.fingerprint(), |body| seals.config_code(body));
             config = encrypted.ok_or_else(|| RepositoryError::damaged("config", "it can't be encrypted"))?;
+            // An earlier try that was broken off may have left keys that open nothing.
+            for (path, _) in backend.list("keys")? {
+                backend.delete(&path)?;
+            }
             for (name, bytes) in files {
                 backend.put(&Key::WrappedKey(name.clone()).path(), bytes)?;
             }
@@ -110,6 +116,9 @@ impl Repository {
 
     fn read_config(backend: &dyn Backend) -> Result<(RepositoryConfig, Vec<u8>), RepositoryError> {
         let location = backend.location();
+        if backend.size(&Key::Config.path()).is_ok_and(|len| len > MOST_CONFIG_BYTES) {
+            return Err(RepositoryError::damaged("config", "it is too long to be one"));
+        }
         let bytes = match backend.get(&Key::Config.path()) {
             Err(error) if error.kind == ErrorKind::NotFound => {
                 let packs = backend.list("packs").unwrap_or_default();
@@ -200,7 +209,7 @@ impl Repository {
     }
 
     /// What its bytes are sealed by.
-    pub(super) fn seals(&self) -> &Seals {
+    pub fn seals(&self) -> &Seals {
         &self.seals
     }
 

@@ -8,6 +8,9 @@ use crate::crypto::{RepositoryKey, SealedFile, Seals};
 use crate::format::{ChunkRecord, Encoding, Encryption, Key, KeyName, RepositoryConfig};
 use crate::id::Naming;
 
+/// No wrapped key is longer.
+const MOST_KEY_BYTES: u64 = 64 << 10;
+
 /// What lies in `keys/`: the repository's key, wrapped for whoever may have it.
 pub type KeyFiles = Vec<(KeyName, Vec<u8>)>;
 
@@ -17,8 +20,10 @@ pub type Unlock<'u> = &'u mut dyn FnMut(&str, &KeyFiles) -> Result<RepositoryKey
 /// The wrapped keys that prove themselves.
 pub fn read_keys(backend: &dyn Backend) -> Result<KeyFiles, RepositoryError> {
     let mut files = KeyFiles::new();
-    for (path, _) in backend.list("keys")? {
-        let Some(Key::WrappedKey(name)) = Key::parse(&path) else { continue };
+    for (path, len) in backend.list("keys")? {
+        let Some(Key::WrappedKey(name)) = Key::parse(&path).filter(|_| len <= MOST_KEY_BYTES) else {
+            continue;
+        };
         match backend.get(&path) {
             Ok(bytes) if name.proves(&bytes) => files.push((name, bytes)),
             Ok(_) => {}
@@ -37,7 +42,15 @@ pub(super) fn unlocked(
     bytes: &[u8],
     unlock: Unlock<'_>,
 ) -> Result<Seals, RepositoryError> {
-    let Some(Encryption { key: fingerprint, .. }) = &config.encryption else { return Ok(Seals::default()) };
+    let Some(Encryption { key: fingerprint, .. }) = &config.encryption else {
+        return if read_keys(backend)?.is_empty() {
+            Ok(Seals::default())
+        } else {
+            let detail =
+                "it has wrapped keys, and its config says that it isn't encrypted: somebody has changed that";
+            Err(RepositoryError::Another { location: backend.location(), detail: detail.into() })
+        };
+    };
     let locked = |detail: String| RepositoryError::Locked { location: backend.location(), detail };
     let master = unlock(fingerprint, &read_keys(backend)?).map_err(locked)?;
     if master.fingerprint() != *fingerprint {

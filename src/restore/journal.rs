@@ -3,6 +3,7 @@
 //! A journal lies at `restores/<id>/journal`, the state before, if a repository of its own holds it, at `restores/<id>/undo`.
 
 use crate::backend::{Backend, BackendError, ErrorKind, LocalBackend};
+use crate::crypto::Seals;
 use crate::format::{Journal, RestoreState};
 use crate::stamp::{Stamp, now_nanos};
 use nix::sys::statfs::{FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
@@ -28,6 +29,8 @@ pub struct OpenJournal {
     pub place: JournalPlace,
     pub id: String,
     pub journal: Journal,
+    /// What it is authenticated by, once that is known.
+    seals: Seals,
 }
 
 /// The journals of a place, oldest first, and files that are no whole journals.
@@ -83,11 +86,6 @@ impl JournalPlace {
         self.directory(id).join("undo")
     }
 
-    /// Writes a journal; durable when this returns.
-    pub fn write(&self, id: &str, journal: &Journal) -> Result<(), BackendError> {
-        self.backend().put(&key(id), &journal.encode())
-    }
-
     /// All journals here. A place that isn't there has none.
     pub fn list(&self) -> Result<Journals, BackendError> {
         let mut found = Journals::default();
@@ -104,7 +102,7 @@ impl JournalPlace {
                 other => other?,
             };
             match Journal::decode(&bytes) {
-                Ok(journal) => found.list.push(OpenJournal { place: self.clone(), id, journal }),
+                Ok(journal) => found.list.push(OpenJournal::new(self.clone(), id, journal, Seals::default())),
                 Err(_) => found.damaged.push(self.directory(&id).join("journal")),
             }
         }
@@ -162,6 +160,29 @@ fn key(id: &str) -> String {
 }
 
 impl OpenJournal {
+    /// A journal that lies, or will lie, at a place, of a repository with these seals.
+    pub fn new(place: JournalPlace, id: String, journal: Journal, seals: Seals) -> Self {
+        Self { place, id, journal, seals }
+    }
+
+    /// It was written with the key of the repository that has these seals; or that has none.
+    pub fn is_authentic(&self, seals: &Seals) -> bool {
+        let code = seals.journal_code(&self.journal.authenticated(&self.id));
+        code.is_none_or(|code| self.journal.code.as_ref().is_some_and(|own| own.as_slice() == code))
+    }
+
+    /// The same, to be gone on with under these seals.
+    pub fn under(self, seals: Seals) -> Self {
+        Self { seals, ..self }
+    }
+
+    /// Writes it; durable when this returns.
+    pub fn write(&mut self) -> Result<(), BackendError> {
+        let code = self.seals.journal_code(&self.journal.authenticated(&self.id));
+        self.journal.code = code.map(|code| code.to_vec().into());
+        self.place.backend().put(&key(&self.id), &self.journal.encode())
+    }
+
     /// Its file.
     pub fn path(&self) -> PathBuf {
         self.place.directory(&self.id).join("journal")
@@ -209,6 +230,6 @@ impl OpenJournal {
     /// Notes how far it has come; durable when this returns.
     pub fn set_state(&mut self, state: RestoreState) -> Result<(), BackendError> {
         self.journal.state = state;
-        self.place.write(&self.id, &self.journal)
+        self.write()
     }
 }

@@ -295,17 +295,113 @@ fn what_somebody_without_the_key_writes_is_noticed() {
     let encryption = &body[body.find("\"encryption\": {").unwrap()..];
     let plain = body.replace(encryption, "\"encryption\": null").replace("[\n    \"encryption\"\n  ]", "[]");
     write(&plain);
-    let (code, document) = scratch.json(["backup", "tree"]);
-    assert_eq!(code, 0, "by itself it can't be told: {document:#}");
+    let refused = |what: &str| {
+        let (code, document) = scratch.json(["backup", "tree"]);
+        assert_eq!(
+            (code, &document["error"]["code"]),
+            (12, &"another_repository".into()),
+            "{what}: {document:#}"
+        );
+    };
+    refused("wrapped keys in a repository without encryption");
+    let keys = scratch.repository_files("keys");
+    let kept: Vec<Vec<u8>> = keys.iter().map(|key| std::fs::read(key).unwrap()).collect();
+    keys.iter().for_each(|key| std::fs::remove_file(key).unwrap());
+    refused("an identity for a repository without encryption");
+    // Somebody who has neither can tell by the fingerprint, from the config or named otherwise.
     let fingerprint = text.split("\"key\": \"").nth(1).unwrap().split('"').next().unwrap();
     let settings = format!(
         "repository = \"repo\"\n[source.tree]\npath = \"tree\"\n[encryption]\nkey = \"{fingerprint}\"\n"
     );
     scratch.file("icecore.toml", settings);
-    let mut command = scratch.icecore();
-    command.env_remove("ICECORE_REPOSITORY").args(["--json", "-c", "icecore.toml", "backup"]);
-    let (code, document) = self::document(&mut command);
-    assert_eq!(code, 12, "the config knows better: {document:#}");
-    put(&config, text);
-    assert_eq!(self::document(&mut command).0, 0);
+    let by = |arguments: &[&str], identity: bool| {
+        let mut command = scratch.icecore();
+        if !identity {
+            command.env_remove("ICECORE_IDENTITY");
+        }
+        self::document(command.arg("--json").args(arguments)).0
+    };
+    assert_eq!(by(&["-c", "icecore.toml", "backup"], false), 12);
+    assert_eq!(by(&["-c", "icecore.toml", "-r", "repo", "backup"], false), 12);
+    assert_eq!(by(&["--repository-key", fingerprint, "list"], false), 12);
+    assert_eq!(by(&["--repository-key", "any", "-c", "icecore.toml", "list"], true), 0);
+    keys.iter().zip(&kept).for_each(|(key, bytes)| put(key, bytes));
+    put(&config, text.clone());
+    assert_eq!(by(&["-c", "icecore.toml", "backup"], true), 0);
+    assert_eq!(by(&["--repository-key", "0123456789abcdef0123456789abcdef", "list"], true), 12);
+}
+
+/// Journals say what is overwritten with what: one that somebody else has made is not followed.
+#[test]
+fn a_forged_journal_is_refused() {
+    use icecore::format::Journal;
+    let scratch = encrypted();
+    let first = scratch.backup(&["tree"]);
+    put(&scratch.path("tree/file-with-a-name"), content(2));
+    scratch.ok(["restore", &first, "--no-pre-snapshot", "--confirm-service-stopped"]);
+    let place = scratch.repository_files("restores");
+    let journal = place.iter().find(|path| path.ends_with("journal")).unwrap();
+    let bytes = std::fs::read(journal).unwrap();
+    let mut forged = Journal::decode(&bytes).unwrap();
+    assert!(forged.code.is_some());
+    scratch.file("elsewhere/file-with-a-name", "not to be touched");
+    forged.items[0].base = scratch.path("elsewhere").into_os_string().into_encoded_bytes();
+    let refused = |what: &str| {
+        let (code, document) = scratch.json(["restore", "--rollback", "--confirm-service-stopped"]);
+        assert_eq!(
+            (code, &document["error"]["code"]),
+            (14, &"journal_forged".into()),
+            "{what}: {document:#}"
+        );
+        assert_eq!(std::fs::read(scratch.path("elsewhere/file-with-a-name")).unwrap(), b"not to be touched");
+    };
+    put(journal, forged.encode());
+    refused("other places");
+    forged.code = None;
+    put(journal, forged.encode());
+    refused("no code");
+    // An undo that isn't encrypted, beside a right journal.
+    put(journal, &bytes);
+    let undo = journal.with_file_name("undo");
+    let kept = scratch.path("kept");
+    run(Command::new("cp").arg("-a").arg(&undo).arg(&kept));
+    std::fs::remove_dir_all(&undo).unwrap();
+    let mut plain = scratch.icecore();
+    plain.env_remove("ICECORE_IDENTITY").env("ICECORE_REPOSITORY", &undo).arg("init");
+    run(&mut plain);
+    refused("another undo");
+    std::fs::remove_dir_all(&undo).unwrap();
+    run(Command::new("cp").arg("-a").arg(&kept).arg(&undo));
+    scratch.ok(["restore", "--rollback", "--confirm-service-stopped"]);
+    assert_eq!(std::fs::read(scratch.path("tree/file-with-a-name")).unwrap(), content(2));
+}
+
+#[test]
+fn what_a_broken_off_init_leaves_is_in_nobodys_way() {
+    let scratch = Scratch::new();
+    let recipient = scratch.new_identity("identity");
+    scratch.file("repo/keys/recipient.0123456789abcdef.age", "left behind");
+    scratch.ok(["init", "--recipient", &recipient]);
+    assert_eq!(scratch.repository_files("keys").len(), 1);
+    // Again, as a script does it.
+    scratch.ok(["init", "--if-missing", "--recipient", &recipient]);
+    assert_eq!(scratch.repository_files("keys").len(), 1);
+    // A present passphrase is no new one.
+    scratch.file("passphrase", "correct horse\n");
+    let (code, document) =
+        document(scratch.icecore().env("ICECORE_PASSPHRASE_FILE", scratch.path("passphrase")).args([
+            "--json",
+            "key",
+            "add",
+            "--passphrase",
+        ]));
+    assert_eq!(code, 2, "{document:#}");
+    scratch.ok(["key", "add", "--passphrase", "--new-passphrase-file", "passphrase"]);
+    let (code, document) = scratch.json(["key", "remove", "recipient"]);
+    assert_eq!((code, &document["error"]["code"]), (22, &"own_key".into()), "{document:#}");
+    let mut by_passphrase = scratch.icecore();
+    by_passphrase.env_remove("ICECORE_IDENTITY").env("ICECORE_PASSPHRASE_FILE", scratch.path("passphrase"));
+    let (code, document) = self::document(by_passphrase.args(["--json", "key", "remove", "recipient"]));
+    assert_eq!(code, 0, "{document:#}");
+    assert_eq!(code_of(&scratch, Some("identity"), &["list"]).0, 12);
 }

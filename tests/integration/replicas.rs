@@ -274,6 +274,33 @@ fn without_the_key_files_are_carried_as_they_are() {
 }
 
 #[test]
+fn a_replica_that_somebody_has_made_readable_gets_nothing() {
+    let scratch = Scratch::new();
+    scratch.init_encrypted();
+    with_tree(&scratch);
+    scratch.backup(&TREE);
+    let there = scratch.mkdir("there");
+    scratch.ok(["replicate", "there"]);
+    let config = there.join("config");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let body = text.rsplit_once(",\n  \"blake3\"").unwrap().0;
+    let encryption = &body[body.find("\"encryption\": {").unwrap()..];
+    let body = body.replace(encryption, "\"encryption\": null").replace("[\n    \"encryption\"\n  ]", "[]");
+    put(&config, format!("{body},\n  \"blake3\": \"{}\"\n}}\n", blake3::hash(body.as_bytes()).to_hex()));
+    for key in files_below(&there.join("keys")) {
+        std::fs::remove_file(key).unwrap();
+    }
+    change(&scratch, 1);
+    scratch.backup(&TREE);
+    let before = contents(&there);
+    for arguments in [&["replicate", "there"][..], &["replicate", "--status", "there"]] {
+        let (code, answer) = scratch.json(arguments);
+        assert_eq!((code, &replica(&answer)["error"]["code"]), (15, &"not_alike".into()), "{answer:#}");
+    }
+    assert!(contents(&there) == before);
+}
+
+#[test]
 fn what_cannot_be_reached_is_told() {
     let scratch = Scratch::new();
     scratch.init();

@@ -89,12 +89,11 @@ fn straight_to_the_store_and_back() {
         let scratch = Scratch::new();
         let url = format!("s3://bucket/straight{}", u8::from(encrypted));
         let ok = |arguments: &[&str]| ok(&server, &scratch, &[&["-r", &url], arguments].concat());
-        let recipient = scratch.new_identity("identity");
         if encrypted {
-            ok(&["init", "--recipient", &recipient])
+            ok(&["init", "--recipient", &scratch.new_identity("identity")]);
         } else {
-            ok(&["init"])
-        };
+            ok(&["init"]);
+        }
         scratch.file("tree/big", noise(3_000_000, 1));
         scratch.file("tree/text", "words ".repeat(20_000));
         let first = ok(&["backup", "tree"])["stamp"].as_str().unwrap().to_owned();

@@ -9,7 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::cli::report::Report;
-use crate::crypto::RepositoryKey;
+use crate::crypto::{RepositoryKey, Seals};
 use crate::flow::{RestoreItem, open_undo};
 use crate::format::{JournalItem, Manifest, RestoreState, SnapshotRef, SourceRecord};
 use crate::progress::Progress;
@@ -45,7 +45,10 @@ pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress
     };
     let own: Vec<OpenJournal> = journals.iter().filter(|open| is_own(open)).cloned().collect();
     let open = last(own, arguments.resume)?;
+    let seals = seals_of(context, &open, &opened)?;
+    let open = authentic(open, &seals)?;
     let undone = undone_by(&journals, &open).filter(|_| open.is_open());
+    let undone = undone.map(|undone| authentic(undone, &seals)).transpose()?;
     // Repeating a rollback that was interrupted finishes it.
     let goes_on = arguments.resume || undone.is_some();
     let verb = if goes_on { "finishing" } else { "undoing" };
@@ -69,6 +72,55 @@ pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress
         report.warnings.splice(0..0, warnings);
         report
     })
+}
+
+/// What journals are authenticated by: the repository, or, where that can't be opened, what the journal keeps of the state before.
+fn seals_of(
+    context: &Context,
+    open: &OpenJournal,
+    opened: &Result<Arc<Repository>, Failure>,
+) -> Result<Seals, Failure> {
+    match opened {
+        Ok(repository) => Ok(repository.seals().clone()),
+        Err(_) if open.journal.has_undo => {
+            let undo = open_undo(&open.place, &open.id, &mut context.unlock())?;
+            context.hold_to_pin(&undo)?;
+            // The repository may tell by itself, without its key, what it is encrypted with.
+            let identified = context.backend().ok().and_then(|backend| Repository::identify(&*backend).ok());
+            match identified.and_then(|(_, encryption)| encryption) {
+                Some(encryption)
+                    if undo.key().map(RepositoryKey::fingerprint).as_deref() != Some(&encryption.key) =>
+                {
+                    Err(forged(open))
+                }
+                _ => Ok(undo.seals().clone()),
+            }
+        }
+        Err(_) => Ok(Seals::default()),
+    }
+}
+
+/// A journal decides what is overwritten with what: somebody who can write to the repository must not.
+fn authentic(open: OpenJournal, seals: &Seals) -> Result<OpenJournal, Failure> {
+    if open.is_authentic(seals) { Ok(open.under(seals.clone())) } else { Err(forged(&open)) }
+}
+
+fn forged(open: &OpenJournal) -> Failure {
+    let message =
+        "the journal was not written with this repository's key: somebody has made or changed it".to_owned();
+    Failure::new(ExitCode::Damaged, "journal_forged", message)
+        .at(&open.path())
+        .hint("nothing was changed. Whoever can write there is not to be trusted; look at its directory, and move it away")
+}
+
+/// An undo is locked by the key of the repository that it belongs to.
+fn undo_of(open: &OpenJournal, repository: &Repository) -> Result<Repository, Failure> {
+    let undo = open_undo(&open.place, &open.id, &mut |_, _| key_of(repository))?;
+    if undo.key().map(RepositoryKey::fingerprint) == repository.key().map(RepositoryKey::fingerprint) {
+        Ok(undo)
+    } else {
+        Err(forged(open))
+    }
 }
 
 /// The restore that this one takes back.
@@ -157,7 +209,8 @@ fn find_goal(
     };
     for other in open.place.list()?.list.into_iter().filter(|other| other.journal.has_undo) {
         if other.journal.before.manifest == goal.manifest
-            && let Ok(undo) = open_undo(&other.place, &other.id, &mut |_, _| key_of(repository))
+            && other.is_authentic(repository.seals())
+            && let Ok(undo) = undo_of(&other, repository)
         {
             let undo = undo.over(Arc::clone(repository));
             let manifest = undo.read_manifest(&goal.manifest)?;
@@ -179,10 +232,12 @@ fn rollback(
 ) -> Result<Job, Failure> {
     let goal = open.journal.before;
     let (goals, repository) = if open.journal.has_undo {
-        let undo = open_undo(&open.place, &open.id, &mut context.unlock())?;
         match repository {
-            Ok(repository) => (Arc::new(undo.over(Arc::clone(&repository))), Some(repository)),
-            Err(_) => (Arc::new(undo), None),
+            Ok(repository) => {
+                let undo = undo_of(&open, &repository)?;
+                (Arc::new(undo.over(Arc::clone(&repository))), Some(repository))
+            }
+            Err(_) => (Arc::new(open_undo(&open.place, &open.id, &mut context.unlock())?), None),
         }
     } else {
         let repository = repository?;
