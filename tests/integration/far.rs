@@ -115,18 +115,33 @@ impl Drop for Sshd {
     }
 }
 
-/// An S3 server in a process of its own, without any guarantee of durability.
+/// An S3 server with a bucket called `bucket`: a light one in a process of its own, or, by `ICECORE_TEST_S3` (endpoint, access key and
+/// secret key with blanks between them), a real one that is there.
 pub struct S3 {
-    child: Child,
-    pub port: u16,
+    child: Option<Child>,
+    pub endpoint: String,
+    pub access_key: String,
+    /// What must never turn up where others could read it.
+    pub secret_key: String,
+    /// What is made during one test lies below this.
+    prefix: String,
 }
 
-/// What must never turn up where others could read it.
-pub const SECRET: &str = "a-secret-key-that-nobody-may-see";
-
 impl S3 {
-    /// Starts one with a bucket called `bucket`; `None` (said, and a failure in CI) where that can't be.
+    /// `None` (said, and a failure in CI) where there is none and none can be started.
     pub fn start() -> Option<Self> {
+        let unique = format!("{}-{}", std::process::id(), noise_number());
+        if let Ok(given) = std::env::var("ICECORE_TEST_S3") {
+            let mut words = given.split_whitespace().map(str::to_owned);
+            let mut next = || words.next().unwrap();
+            return Some(Self {
+                child: None,
+                endpoint: next(),
+                access_key: next(),
+                secret_key: next(),
+                prefix: unique,
+            });
+        }
         let python = crate::support::python()?;
         let server = python.parent().unwrap().parent().unwrap().parent().unwrap().join("s3/bin/moto_server");
         if !server.exists() {
@@ -141,49 +156,64 @@ impl S3 {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let server = Self { child, port };
         let begin = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while !makes_bucket(port) {
             assert!(begin.elapsed() < Duration::from_secs(60), "the S3 server does not start");
             std::thread::sleep(Duration::from_millis(50));
         }
-        server.request("PUT", "/bucket", &[]);
-        Some(server)
+        Some(Self {
+            child: Some(child),
+            endpoint: format!("http://127.0.0.1:{port}"),
+            access_key: "an-access-key".into(),
+            secret_key: "a-secret-key-that-nobody-may-see".into(),
+            prefix: unique,
+        })
     }
 
-    /// An unsigned request; returns what is answered.
-    pub fn request(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
-        use std::io::{Read, Write};
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let text = String::from_utf8_lossy(&answer[..answer.len().min(15)]).into_owned();
-        assert!(text.contains(" 20"), "{method} {path}: {text}");
-        let body = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
-        answer.split_off(body)
+    /// Below the bucket, what only this test uses.
+    pub fn prefix(&self, name: &str) -> String {
+        format!("{}/{name}", self.prefix)
+    }
+
+    /// The address of that.
+    pub fn url(&self, name: &str) -> String {
+        format!("s3://bucket/{}", self.prefix(name))
     }
 
     /// The program, which finds this server by the environment.
     pub fn icecore(&self, scratch: &Scratch) -> Command {
         let mut command = scratch.icecore();
         command
-            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port))
+            .env("AWS_ENDPOINT_URL", &self.endpoint)
             .env("AWS_REGION", "us-east-1")
-            .env("AWS_ACCESS_KEY_ID", "an-access-key")
-            .env("AWS_SECRET_ACCESS_KEY", SECRET);
+            .env("AWS_ACCESS_KEY_ID", &self.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", &self.secret_key);
         command
     }
 }
 
+/// Asks the light server, which wants no signature, for the bucket.
+fn makes_bucket(port: u16) -> bool {
+    use std::io::{Read, Write};
+    let request = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(b"PUT /bucket HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    request().is_ok_and(|answer| answer.get(..20).unwrap_or_default().contains(" 200"))
+}
+
+fn noise_number() -> u32 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos()
+}
+
 impl Drop for S3 {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        if let Some(child) = &mut self.child {
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 }

@@ -1,19 +1,18 @@
 //! Repositories in an object store: straight backups, replicas, restores, damage, credentials.
 
-use crate::far::{S3, SECRET, free_port};
+use crate::far::{S3, free_port};
 use crate::support::{Scratch, describe, document, files_below, noise, put, run};
 use icecore::backend::{Backend, ErrorKind, S3Backend, S3Options};
 use serde_json::Value;
 
 fn backend(server: &S3, prefix: &str) -> S3Backend {
-    let text = |text: &str| Some(text.to_owned());
     S3Backend::new(S3Options {
         bucket: "bucket".into(),
-        prefix: prefix.into(),
-        access_key: text("key"),
-        secret_key: text("secret"),
-        region: text("us-east-1"),
-        endpoint: Some(format!("http://127.0.0.1:{}", server.port)),
+        prefix: server.prefix(prefix),
+        access_key: Some(server.access_key.clone()),
+        secret_key: Some(server.secret_key.clone()),
+        region: Some("us-east-1".into()),
+        endpoint: Some(server.endpoint.clone()),
         ..S3Options::default()
     })
     .unwrap()
@@ -87,7 +86,7 @@ fn straight_to_the_store_and_back() {
     let Some(server) = S3::start() else { return };
     for encrypted in [false, true] {
         let scratch = Scratch::new();
-        let url = format!("s3://bucket/straight{}", u8::from(encrypted));
+        let url = server.url(&format!("straight{}", u8::from(encrypted)));
         let ok = |arguments: &[&str]| ok(&server, &scratch, &[&["-r", &url], arguments].concat());
         if encrypted {
             ok(&["init", "--recipient", &scratch.new_identity("identity")]);
@@ -128,7 +127,10 @@ fn straight_to_the_store_and_back() {
         // A secret is nowhere: not in what is stored, nor kept, nor said.
         for path in files_below(scratch.directory.path()) {
             let bytes = std::fs::read(&path).unwrap();
-            assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()), "{path:?}");
+            assert!(
+                !bytes.windows(server.secret_key.len()).any(|window| window == server.secret_key.as_bytes()),
+                "{path:?}"
+            );
         }
         // Damage in the store is seen.
         let store = backend(&server, &format!("straight{}", u8::from(encrypted)));
@@ -151,7 +153,8 @@ fn replicas_in_a_store() {
     scratch.init_encrypted();
     scratch.file("tree/big", noise(3_000_000, 1));
     scratch.backup(&["tree"]);
-    let url = "s3://bucket/replica";
+    let url = server.url("replica");
+    let url = url.as_str();
     let first = ok(&server, &scratch, &["replicate", url]);
     assert_eq!(first["replicas"][0]["packs"], 2);
     assert_eq!(ok(&server, &scratch, &["replicate", url])["replicas"][0]["sent_bytes"], 0);
@@ -175,17 +178,19 @@ fn replicas_in_a_store() {
 fn credentials_come_from_files_and_errors_name_none() {
     let Some(server) = S3::start() else { return };
     let scratch = Scratch::new();
-    scratch.file("home/.aws/credentials", format!("[default]\naws_access_key_id = one\naws_secret_access_key = {SECRET}\n[other]\naws_access_key_id = two\naws_secret_access_key = {SECRET}\n"));
-    scratch.file("home/.aws/config", format!("[default]\nregion = eu-central-1\nendpoint_url = http://127.0.0.1:{}\n[profile other]\nregion = eu-central-1\nendpoint_url = http://127.0.0.1:{}\n", server.port, free_port()));
-    let url = "s3://bucket/by-profile";
+    let url = server.url("by-profile");
+    let url = url.as_str();
+    let (key, secret) = (&server.access_key, server.secret_key.as_str());
+    scratch.file("home/.aws/credentials", format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n[other]\naws_access_key_id = two\naws_secret_access_key = {secret}\n"));
+    scratch.file("home/.aws/config", format!("[default]\nregion = eu-central-1\nendpoint_url = {}\n[profile other]\nregion = eu-central-1\nendpoint_url = http://127.0.0.1:{}\n", server.endpoint, free_port()));
     let (code, answer) = document(scratch.icecore().args(["--json", "-r", url, "init"]));
     assert_eq!(code, 0, "{answer:#}");
     // The other profile leads nowhere.
     let (code, answer) =
         document(scratch.icecore().env("AWS_PROFILE", "other").args(["--json", "-r", url, "list"]));
     assert_eq!((code, &answer["error"]["code"]), (1, &"repository_io".into()), "{answer:#}");
-    assert!(!answer.to_string().contains(SECRET));
+    assert!(!answer.to_string().contains(secret));
     let (code, answer) = document(scratch.icecore().args(["--json", "-r", "s3://no-such-bucket/x", "list"]));
     assert_eq!(code, 10, "{answer:#}");
-    assert!(!answer.to_string().contains(SECRET));
+    assert!(!answer.to_string().contains(secret));
 }
