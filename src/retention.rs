@@ -52,7 +52,10 @@ impl Policy {
 /// A snapshot of one profile, as far as the policy looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
+    /// Its name.
     pub stamp: Stamp,
+    /// When it counts as taken; as a rule what its name says.
+    pub time: Stamp,
     /// The sources that it holds.
     pub sources: Vec<String>,
     pub is_valid: bool,
@@ -78,7 +81,7 @@ impl Verdict {
 /// valid snapshot of a source, what is pinned, and young safety snapshots stay whatever the policy says.
 pub fn decide(candidates: &[Candidate], policy: &Policy, now: Stamp) -> Vec<Verdict> {
     let mut ordered: Vec<&Candidate> = candidates.iter().collect();
-    ordered.sort_by_key(|candidate| candidate.stamp);
+    ordered.sort_by_key(|candidate| (candidate.time, candidate.stamp));
     let mut reasons: BTreeMap<Stamp, Vec<String>> = BTreeMap::new();
     let sources: BTreeSet<&String> = ordered.iter().flat_map(|candidate| &candidate.sources).collect();
     let mut newest_of = BTreeMap::new();
@@ -87,25 +90,25 @@ pub fn decide(candidates: &[Candidate], policy: &Policy, now: Stamp) -> Vec<Verd
             candidate.is_valid && !candidate.is_safety && candidate.sources.contains(source)
         };
         // Newest first.
-        let own: Vec<Stamp> = ordered.iter().rev().filter(counts).map(|candidate| candidate.stamp).collect();
+        let own: Vec<&Candidate> = ordered.iter().rev().filter(counts).copied().collect();
         if let Some(newest) = own.first() {
-            newest_of.insert(source, *newest);
+            newest_of.insert(source, (newest.time, newest.stamp));
         }
         for (stamp, reason) in kept(&own, policy) {
             reasons.entry(stamp).or_default().push(format!("{reason} of {source}"));
         }
         // One that failed a validation may be mended: it stays as long as it would if it were valid.
         let holds = |candidate: &&&Candidate| !candidate.is_safety && candidate.sources.contains(source);
-        let all: Vec<Stamp> = ordered.iter().rev().filter(holds).map(|candidate| candidate.stamp).collect();
+        let all: Vec<&Candidate> = ordered.iter().rev().filter(holds).copied().collect();
         for (stamp, reason) in kept(&all, policy) {
-            if !own.contains(&stamp) {
+            if !own.iter().any(|candidate| candidate.stamp == stamp) {
                 reasons.entry(stamp).or_default().push(format!("invalid, but {reason} of {source}"));
             }
         }
     }
     let oldest_young = now.unix().saturating_sub_unsigned(policy.safety.as_secs());
     for candidate in &ordered {
-        let is_young = candidate.stamp.unix() > oldest_young;
+        let is_young = candidate.time.unix() > oldest_young;
         let mut keep = |reason: &str| reasons.entry(candidate.stamp).or_default().push(reason.to_owned());
         if candidate.is_pinned {
             keep("pinned");
@@ -114,8 +117,10 @@ pub fn decide(candidates: &[Candidate], policy: &Policy, now: Stamp) -> Vec<Verd
             keep("young safety snapshot");
         }
         // It may be mended, and it is evidence; what has a valid successor for each source isn't needed for long.
-        let is_superseded =
-            candidate.sources.iter().all(|source| newest_of.get(source) > Some(&candidate.stamp));
+        let is_superseded = candidate
+            .sources
+            .iter()
+            .all(|source| newest_of.get(source) > Some(&(candidate.time, candidate.stamp)));
         if !candidate.is_valid && !candidate.is_safety && (is_young || !is_superseded) {
             keep("invalid, kept to be looked at");
         }
@@ -127,38 +132,38 @@ pub fn decide(candidates: &[Candidate], policy: &Policy, now: Stamp) -> Vec<Verd
     ordered.iter().map(verdict).collect()
 }
 
-/// Which of one source's valid snapshots, newest first, stay, and why.
-fn kept(own: &[Stamp], policy: &Policy) -> Vec<(Stamp, &'static str)> {
+/// Which of one source's snapshots, newest first, stay, and why.
+fn kept(own: &[&Candidate], policy: &Policy) -> Vec<(Stamp, &'static str)> {
     let mut kept = Vec::new();
     let Some(newest) = own.first() else { return kept };
-    kept.push((*newest, "newest"));
-    kept.extend(own.iter().take(policy.last as usize).map(|stamp| (*stamp, "last")));
+    kept.push((newest.stamp, "newest"));
+    kept.extend(own.iter().take(policy.last as usize).map(|one| (one.stamp, "last")));
     let mut periods = |name: &'static str, count: u32, period: fn(Stamp) -> i64| {
         let mut seen = HashSet::new();
-        let firsts = own.iter().filter(|stamp| seen.insert(period(**stamp)));
-        kept.extend(firsts.take(count as usize).map(|stamp| (*stamp, name)));
+        let firsts = own.iter().filter(|one| seen.insert(period(one.time)));
+        kept.extend(firsts.take(count as usize).map(|one| (one.stamp, name)));
     };
-    periods("hourly", policy.hourly, |stamp| stamp.unix().div_euclid(3600));
+    periods("hourly", policy.hourly, |time| time.unix().div_euclid(3600));
     periods("daily", policy.daily, Stamp::day);
     // An ISO week ends with its Sunday: the newest of the week is Sunday's if there is one.
-    periods("weekly", policy.weekly, |stamp| (stamp.day() + 3).div_euclid(7));
-    periods("yearly", policy.yearly, |stamp| i64::from(stamp.year_month().0));
-    for stamps in months(own).into_iter().take(policy.monthly as usize) {
-        let on_the_first = stamps.iter().find(|stamp| stamp.day_of_month() == 1);
-        if let Some(stamp) = on_the_first.or(stamps.last()) {
-            kept.push((*stamp, "monthly"));
+    periods("weekly", policy.weekly, |time| (time.day() + 3).div_euclid(7));
+    periods("yearly", policy.yearly, |time| i64::from(time.year_month().0));
+    for month in months(own).into_iter().take(policy.monthly as usize) {
+        let on_the_first = month.iter().find(|one| one.time.day_of_month() == 1);
+        if let Some(one) = on_the_first.or(month.last()) {
+            kept.push((one.stamp, "monthly"));
         }
     }
     if let Some(within) = policy.within {
-        let oldest = newest.unix().saturating_sub_unsigned(within.as_secs());
-        kept.extend(own.iter().filter(|stamp| stamp.unix() >= oldest).map(|stamp| (*stamp, "within")));
+        let oldest = newest.time.unix().saturating_sub_unsigned(within.as_secs());
+        kept.extend(own.iter().filter(|one| one.time.unix() >= oldest).map(|one| (one.stamp, "within")));
     }
     kept
 }
 
-/// The stamps month by month, newest first.
-fn months(own: &[Stamp]) -> Vec<&[Stamp]> {
-    own.chunk_by(|one, other| one.year_month() == other.year_month()).collect()
+/// Month by month, newest first.
+fn months<'o, 'c>(own: &'o [&'c Candidate]) -> Vec<&'o [&'c Candidate]> {
+    own.chunk_by(|one, other| one.time.year_month() == other.time.year_month()).collect()
 }
 
 #[cfg(test)]
@@ -172,7 +177,7 @@ mod tests {
     fn candidate(unix: i64, sources: &[&str]) -> Candidate {
         let sources = sources.iter().map(|source| (*source).to_owned()).collect();
         let stamp = Stamp::from_unix(unix);
-        Candidate { stamp, sources, is_valid: true, is_pinned: false, is_safety: false }
+        Candidate { stamp, time: stamp, sources, is_valid: true, is_pinned: false, is_safety: false }
     }
 
     fn staying(candidates: &[Candidate], policy: &Policy, now: i64) -> Vec<Stamp> {

@@ -8,12 +8,8 @@ use std::io::{self, Read, Write};
 
 /// Directories whose files are named by the BLAKE3 of their bytes.
 const PROVEN: [&str; 5] = ["packs", "index", "manifests", "proofs", "doomed"];
-/// What else a client may name.
-const OTHERS: [&str; 6] = ["config", "README", "keys", "snapshots", "pins", "quarantine"];
 /// Whoever may only add can't condemn, nor put aside.
 const NEVER_ADDED: [&str; 2] = ["doomed", "quarantine"];
-/// Locks that would keep others from working, if one who may only add held them alone.
-const COMMON_LOCKS: [&str; 2] = ["writers", "prune"];
 /// A file that is put together has at most this many bytes.
 const MOST_BYTES: u64 = 128 << 20;
 
@@ -74,16 +70,47 @@ fn refused(action: &'static str, key: &str, why: &str) -> BackendError {
     BackendError::new(action, key, source)
 }
 
-/// The directory of a key that a client may name. Nothing else on this host can be reached.
+/// The directory of a key that a client may name. Exactly what a repository has: nothing else on this host can be reached, and nothing
+/// can be put where a directory belongs.
 fn directory_of<'k>(action: &'static str, key: &'k str) -> Result<&'k str, BackendError> {
+    let parts: Vec<&str> = key.split('/').collect();
+    let is_hash = |name: &str| Id::from_hex(name).is_some();
+    let is_stamp = |name: &str| {
+        let is_digit = |at: usize, byte: u8| match at {
+            8 => byte == b'T',
+            15 => byte == b'Z',
+            _ => byte.is_ascii_digit(),
+        };
+        name.len() == 16 && name.bytes().enumerate().all(|(at, byte)| is_digit(at, byte))
+    };
     let letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
-    let part = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(letter);
-    let first = key.split('/').next().unwrap_or_default();
-    let is_known = PROVEN.contains(&first) || OTHERS.contains(&first);
-    if is_known && key.len() < 300 && key.split('/').all(part) {
-        Ok(first)
+    let is_plain = |part: &&str| !part.is_empty() && !part.starts_with('.') && part.chars().all(letter);
+    let is_known = match parts.as_slice() {
+        ["config" | "README"] => true,
+        ["packs", fan, name] => fan.len() == 2 && name.starts_with(fan) && is_hash(name),
+        ["index" | "manifests" | "proofs" | "doomed", name] => is_hash(name),
+        ["snapshots" | "pins", name] => is_stamp(name),
+        ["keys", name] => name.ends_with(".age") && is_plain(name),
+        ["quarantine", rest @ ..] => (1..5).contains(&rest.len()) && rest.iter().all(is_plain),
+        _ => false,
+    };
+    match parts.first().filter(|_| is_known && key.len() < 300) {
+        Some(first) => Ok(first),
+        None => Err(refused(action, key, "that is no file of a repository")),
+    }
+}
+
+/// What may be listed: what files may be in.
+fn listed(directory: &str) -> Result<(), BackendError> {
+    let known =
+        PROVEN.contains(&directory) || ["keys", "snapshots", "pins", "quarantine"].contains(&directory);
+    let is_fan = directory
+        .strip_prefix("packs/")
+        .is_some_and(|fan| fan.len() == 2 && fan.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    if known || is_fan {
+        Ok(())
     } else {
-        Err(refused(action, key, "that is no file of a repository"))
+        Err(refused("list", directory, "that is no directory of a repository"))
     }
 }
 
@@ -120,6 +147,10 @@ impl Server<'_> {
                 directory_of("stat", key)?;
                 Ok((Answer::Time(self.backend.arrived(key)?), Vec::new()))
             }
+            Request::Hash { key } => {
+                directory_of("read", key)?;
+                Ok((Answer::Hash(Id::of(&self.backend.get(key)?).hex()), Vec::new()))
+            }
             Request::Put { key } => self.put(key, &payload, false).map(done),
             Request::PutNew { key } => self.put(key, &payload, true).map(done),
             Request::Compose { key, pieces } => {
@@ -127,7 +158,7 @@ impl Server<'_> {
                 Ok((Answer::Composed(composed), Vec::new()))
             }
             Request::List { directory } => {
-                directory_of("list", directory)?;
+                listed(directory)?;
                 let bytes = encode_listing(&self.backend.list(directory)?)
                     .map_err(|error| BackendError::new("list", directory, error))?;
                 Ok((Answer::Listed, bytes))
@@ -194,9 +225,22 @@ impl Server<'_> {
             Some(id) => self.backend.has(&format!("manifests/{id}"))?,
             None => false,
         };
+        if is_there && self.allowed == Allowed::Adding {
+            self.prove_only_name(action, key, line)?;
+        }
         let missing =
             || io::Error::new(io::ErrorKind::InvalidData, "a snapshot's name, and its manifest is not here");
         if is_there { Ok(()) } else { Err(BackendError::new(action, key, missing())) }
+    }
+
+    /// A second name for a manifest would be damage, which keeps prunes from deciding.
+    fn prove_only_name(&self, action: &'static str, key: &str, line: &[u8]) -> Result<(), BackendError> {
+        for (other, len) in self.backend.list("snapshots")? {
+            if other != key && len == line.len() as u64 && self.backend.get(&other)? == line {
+                return Err(refused(action, key, "another snapshot has that manifest"));
+            }
+        }
+        Ok(())
     }
 
     /// False where the pieces don't make what the name says, or aren't there.
@@ -240,8 +284,9 @@ impl Server<'_> {
         if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(letter) {
             return Err(refused("lock", name, "that is no name of a lock"));
         }
-        if !is_shared && COMMON_LOCKS.contains(&name) {
-            self.refuse_destruction("lock", name)?;
+        // Whoever may only add could keep others away for ever.
+        if self.allowed == Allowed::Adding {
+            return Ok((Answer::Unsupported, Vec::new()));
         }
         let kind = if is_shared { LockKind::Shared } else { LockKind::Exclusive };
         let answer = match self.backend.try_lock(name, kind)? {

@@ -1,6 +1,7 @@
 //! The trait that every place for repository files implements, and its errors.
 
 pub use super::wire::Piece;
+use crate::id::Id;
 use std::io;
 
 /// A key is a relative path with `/`, such as `index/0123…`. No order is promised by `list`.
@@ -22,6 +23,16 @@ pub trait Backend: Send + Sync {
     }
     /// When the key was written here, by this place's clock, in nanoseconds since 1970; `None` where nobody knows.
     fn arrived(&self, key: &str) -> Result<Option<i64>, BackendError>;
+    /// As `get`, from where it lies, whatever was kept near.
+    fn get_anew(&self, key: &str) -> Result<Vec<u8>, BackendError> {
+        self.get(key)
+    }
+    /// From now on nothing that was kept near stands in for what lies there.
+    fn read_anew(&self) {}
+    /// The BLAKE3 of a key's bytes, if it can be computed where they lie.
+    fn hash_there(&self, _key: &str) -> Result<Option<Id>, BackendError> {
+        Ok(None)
+    }
     /// Reading from this key costs no way over a network.
     fn is_near(&self, _key: &str) -> bool {
         true
@@ -84,6 +95,8 @@ pub enum ErrorKind {
     Short,
     NoSpace,
     Denied,
+    /// The place doesn't answer now: that says nothing about what it holds.
+    Unreachable,
     /// It is kept by its place (retention), and can't be deleted now.
     Held,
     Other,

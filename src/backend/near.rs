@@ -2,10 +2,12 @@
 
 use super::interface::{Backend, BackendError, Lock, LockKind, Piece};
 use crate::id::Id;
-use std::collections::{HashMap, VecDeque};
-use std::fs;
-use std::io::Write;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A pack up to this size is fetched whole: it holds nodes, of which many are read.
@@ -24,11 +26,17 @@ pub struct NearBackend {
     far: Arc<dyn Backend>,
     directory: Option<PathBuf>,
     state: Mutex<State>,
+    /// Nothing that was kept stands in for what lies there.
+    is_honest: AtomicBool,
+    /// Bytes that were written to disk since room was made there.
+    written: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
     sizes: HashMap<String, u64>,
+    /// Cached files that this process has written, or compared with their names.
+    proven: HashSet<String>,
     /// Files and runs of bytes, the oldest first: key, offset, bytes.
     kept: VecDeque<(String, u64, Arc<Vec<u8>>)>,
     bytes: usize,
@@ -42,7 +50,13 @@ impl NearBackend {
         let name = Id::of(far.location().as_bytes()).hex();
         let directory = directory.map(|directory| directory.join("near").join(name));
         let directory = directory.filter(|directory| fs::create_dir_all(directory).is_ok());
-        let near = Self { far, directory, state: Mutex::default() };
+        let near = Self {
+            far,
+            directory,
+            state: Mutex::default(),
+            is_honest: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+        };
         near.forget_oldest();
         near
     }
@@ -60,30 +74,27 @@ impl NearBackend {
         Some(self.directory.as_ref()?.join(name))
     }
 
-    /// The bytes of a file from memory or disk, proven.
-    fn kept(&self, key: &str) -> Option<Arc<Vec<u8>>> {
-        let in_memory = {
-            let state = self.state();
-            let found = state.kept.iter().find(|(known, offset, bytes)| {
-                known == key
-                    && *offset == 0
-                    && state.sizes.get(key).is_none_or(|size| *size == bytes.len() as u64)
-            });
-            found.filter(|_| state.sizes.contains_key(key)).map(|(_, _, bytes)| Arc::clone(bytes))
-        };
-        if in_memory.is_some() {
-            return in_memory;
+    /// The cached file of a key, proven by its name when it is used first.
+    fn cached(&self, key: &str) -> Option<File> {
+        if !Self::is_immutable(key) || self.is_honest.load(Ordering::Relaxed) {
+            return None;
         }
         let path = self.path(key)?;
-        let bytes = fs::read(&path).ok()?;
+        let mut file = File::open(&path).ok()?;
+        if self.state().proven.contains(key) {
+            return Some(file);
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
         if Id::of(&bytes).hex() != path.file_name()?.to_str()? {
             drop(fs::remove_file(path));
             return None;
         }
-        let bytes = Arc::new(bytes);
-        self.remember(key, 0, Arc::clone(&bytes));
-        self.state().sizes.insert(key.to_owned(), bytes.len() as u64);
-        Some(bytes)
+        self.state().proven.insert(key.to_owned());
+        if bytes.len() <= MEMORY_BYTES / 4 {
+            self.remember(key, 0, Arc::new(bytes));
+        }
+        Some(file)
     }
 
     fn remember(&self, key: &str, offset: u64, bytes: Arc<Vec<u8>>) {
@@ -98,17 +109,26 @@ impl NearBackend {
     }
 
     /// Keeps a whole file. What can't be kept is fetched again.
-    fn keep(&self, key: &str, bytes: &Arc<Vec<u8>>) {
+    fn keep(&self, key: &str, bytes: &[u8]) {
         self.state().sizes.insert(key.to_owned(), bytes.len() as u64);
-        if !Self::is_immutable(key) {
+        if !Self::is_immutable(key) || self.is_honest.load(Ordering::Relaxed) {
             return;
         }
-        self.remember(key, 0, Arc::clone(bytes));
-        if let (Some(path), Some(directory)) = (self.path(key), &self.directory)
-            && let Ok(mut file) = tempfile::NamedTempFile::new_in(directory)
+        let (Some(path), Some(directory)) = (self.path(key), &self.directory) else {
+            if bytes.len() <= MEMORY_BYTES / 4 {
+                self.remember(key, 0, Arc::new(bytes.to_vec()));
+            }
+            return;
+        };
+        if self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed) > DISK_BYTES / 8 {
+            self.written.store(0, Ordering::Relaxed);
+            self.forget_oldest();
+        }
+        if let Ok(mut file) = tempfile::NamedTempFile::new_in(directory)
             && file.write_all(bytes).is_ok()
+            && file.persist(path).is_ok()
         {
-            drop(file.persist(path));
+            self.state().proven.insert(key.to_owned());
         }
     }
 
@@ -119,6 +139,7 @@ impl NearBackend {
             state.kept.iter().filter(|(known, ..)| known == key).map(|(_, _, bytes)| bytes.len()).sum();
         state.kept.retain(|(known, ..)| known != key);
         state.bytes -= dropped;
+        state.proven.remove(key);
         drop(state);
         if let Some(path) = self.path(key) {
             drop(fs::remove_file(path));
@@ -162,43 +183,67 @@ impl Backend for NearBackend {
     }
 
     fn get(&self, key: &str) -> Result<Vec<u8>, BackendError> {
-        if Self::is_immutable(key)
-            && let Some(bytes) = self.kept(key)
-        {
-            return Ok(bytes.to_vec());
+        if let Some(mut file) = self.cached(key) {
+            let mut bytes = Vec::new();
+            if file.rewind().and_then(|()| file.read_to_end(&mut bytes)).is_ok() {
+                return Ok(bytes);
+            }
         }
-        let bytes = Arc::new(self.far.get(key)?);
-        if Self::is_immutable(key) && bytes.len() as u64 <= WHOLE_BYTES {
+        let bytes = self.far.get(key)?;
+        if bytes.len() as u64 <= WHOLE_BYTES {
             self.keep(key, &bytes);
         }
-        Ok(Arc::try_unwrap(bytes).unwrap_or_else(|shared| shared.to_vec()))
+        Ok(bytes)
+    }
+
+    fn get_anew(&self, key: &str) -> Result<Vec<u8>, BackendError> {
+        self.far.get_anew(key)
+    }
+
+    fn read_anew(&self) {
+        self.is_honest.store(true, Ordering::Relaxed);
+        let mut state = self.state();
+        state.kept.clear();
+        state.bytes = 0;
+    }
+
+    fn hash_there(&self, key: &str) -> Result<Option<Id>, BackendError> {
+        self.far.hash_there(key)
     }
 
     fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
         if !Self::is_immutable(key) {
             return self.far.get_range(key, offset, len);
         }
-        let near = |bytes: &[u8]| {
-            let start = usize::try_from(offset).ok()?;
-            bytes.get(start..start.checked_add(usize::try_from(len).ok()?)?).map(<[u8]>::to_vec)
-        };
         if let Some(found) = self.in_memory(key, offset, len) {
             return Ok(found);
         }
-        if let Some(found) = self.kept(key).and_then(|bytes| near(&bytes)) {
-            return Ok(found);
+        if let (Some(file), Ok(wanted)) = (self.cached(key), usize::try_from(len)) {
+            let is_there = offset.checked_add(len).zip(file.metadata().ok());
+            let mut bytes = Vec::new();
+            if is_there.is_some_and(|(end, metadata)| end <= metadata.len()) {
+                bytes.resize(wanted, 0);
+                if file.read_exact_at(&mut bytes, offset).is_ok() {
+                    return Ok(bytes);
+                }
+            }
         }
         let size = match self.state().sizes.get(key).copied() {
             Some(size) => size,
             None => return self.far.get_range(key, offset, len),
         };
-        if size <= WHOLE_BYTES {
-            let bytes = Arc::new(self.far.get(key)?);
+        let is_honest = self.is_honest.load(Ordering::Relaxed);
+        if size <= WHOLE_BYTES && !is_honest {
+            let bytes = self.far.get(key)?;
             self.keep(key, &bytes);
-            return match near(&bytes) {
-                Some(found) => Ok(found),
-                None => self.far.get_range(key, offset, len),
-            };
+            let start = usize::try_from(offset).ok();
+            let range = start.zip(usize::try_from(len).ok());
+            let found = range.and_then(|(start, len)| bytes.get(start..start.checked_add(len)?));
+            if let Some(found) = found.map(<[u8]>::to_vec) {
+                self.remember(key, 0, Arc::new(bytes));
+                return Ok(found);
+            }
+            return self.far.get_range(key, offset, len);
         }
         let end = offset.saturating_add(len);
         let goes_on = self.state().ends.insert(key.to_owned(), end) == Some(offset);
@@ -233,7 +278,8 @@ impl Backend for NearBackend {
 
     fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
         self.far.put(key, bytes)?;
-        self.keep(key, &Arc::new(bytes.to_vec()));
+        self.forget(key);
+        self.keep(key, bytes);
         Ok(())
     }
 

@@ -24,8 +24,8 @@ const RACERS: usize = 8;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Failed requests are repeated for so long.
-const RETRY_FOR: Duration = Duration::from_secs(60);
-const RETRIES: usize = 6;
+const RETRY_FOR: Duration = Duration::from_secs(30);
+const RETRIES: usize = 8;
 
 /// Where to, and by what right. What is `None` comes from the standard environment variables, or from the machine's own role.
 #[derive(Clone, Default)]
@@ -56,6 +56,13 @@ impl S3Backend {
         let slash = if prefix.is_empty() { "" } else { "/" };
         let location = format!("s3://{bucket}{slash}{prefix}");
         let fail = |error: io::Error| BackendError::new("connect to", location.clone(), error);
+        if Path::parse(&prefix)
+            .map_or(true, |path| path.as_ref() != prefix || Path::from(prefix.as_str()) != path)
+        {
+            let detail =
+                "such a prefix would be written in another way: take letters, digits, - _ . and single /";
+            return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, detail)));
+        }
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(&bucket);
         if let (Some(access), Some(secret)) = (access_key, secret_key) {
             builder = builder.with_access_key_id(access).with_secret_access_key(secret);
@@ -77,6 +84,8 @@ impl S3Backend {
             .with_client_options(client)
             .with_retry(retry)
             .with_checksum_algorithm(Checksum::SHA256)
+            // One by one each says why it can't be deleted.
+            .with_disable_bulk_delete(true)
             .build()
             .map_err(|error| fail(io::Error::other(error.to_string())))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -106,8 +115,7 @@ impl S3Backend {
             Error::AlreadyExists { .. } | Error::Precondition { .. } => ErrorKind::Exists,
             Error::PermissionDenied { .. } if action == "delete" => ErrorKind::Held,
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => ErrorKind::Denied,
-            other if other.to_string().contains("416") => ErrorKind::Short,
-            _ => ErrorKind::Other,
+            _ => ErrorKind::Unreachable,
         };
         let source = io::Error::other(error.to_string());
         BackendError { kind, action, path: format!("{}/{key}", self.location), source }
@@ -171,7 +179,8 @@ impl Backend for S3Backend {
             Err(error) => {
                 let failed = self.fail("read", key, error);
                 // Behind the end stores answer in several ways.
-                let is_short = failed.kind == ErrorKind::Other && self.size(key).is_ok_and(|size| size < end);
+                let is_short =
+                    failed.kind == ErrorKind::Unreachable && self.size(key).is_ok_and(|size| size < end);
                 return Err(if is_short { self.short(key) } else { failed });
             }
         };

@@ -3,19 +3,25 @@
 use super::interface::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece};
 use super::limit::Limit;
 use super::wire::{Answer, Frame, HELLO, Request, decode_listing, read_frame, write_frame};
+use crate::id::Id;
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So many lines of what ssh says are kept for errors.
 const SAID_LINES: usize = 5;
 /// What is written at a time where the rate is limited.
 const PIECE_BYTES: usize = 64 << 10;
+/// For an answer is waited this long at most, after a signal only for so long; and it is looked so often.
+const PATIENCE: Duration = Duration::from_secs(600);
+const GRACE: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(500);
+/// A connection stands within this time, or is given up.
+const GREETING: Duration = Duration::from_secs(60);
 /// A far side that says nothing for so long, also not that it is alive, is gone.
 const ALIVE: [&str; 4] = ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"];
 
@@ -30,6 +36,8 @@ pub struct SshOptions {
     /// The far program.
     pub program: String,
     pub limit: Arc<Limit>,
+    /// Not zero once the user wants an end.
+    pub stop: Arc<AtomicUsize>,
 }
 
 type Reply = (Answer, Vec<u8>);
@@ -39,7 +47,6 @@ pub struct SshBackend {
     location: String,
     link: Arc<Link>,
     child: Mutex<Child>,
-    reader: Option<JoinHandle<()>>,
     limit: Arc<Limit>,
 }
 
@@ -49,6 +56,8 @@ struct Link {
     waiting: Mutex<Option<HashMap<u64, Sender<Reply>>>>,
     next: AtomicU64,
     said: Mutex<VecDeque<String>>,
+    /// Not zero once the user wants an end.
+    stop: Arc<AtomicUsize>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,6 +72,10 @@ impl SshBackend {
         let location = format!("ssh://{}{port}{path}{}", options.host, options.path);
         let fail = |error: io::Error| BackendError::new("connect to", location.clone(), error);
         let mut arguments: Vec<String> = ALIVE.iter().map(|word| (*word).to_owned()).collect();
+        if !io::stdin().is_terminal() {
+            // Nobody could answer a question.
+            arguments.extend(["-o".into(), "BatchMode=yes".into()]);
+        }
         if let Some(port) = options.port {
             arguments.extend(["-p".into(), port.to_string()]);
         }
@@ -82,27 +95,40 @@ impl SshBackend {
             waiting: Mutex::new(Some(HashMap::new())),
             next: AtomicU64::new(0),
             said: Mutex::default(),
+            stop: Arc::clone(&options.stop),
         });
-        let listener = said.map(|said| listen(Arc::clone(&link), said));
-        let greeted = greet(&link, from);
-        let from = match greeted {
-            Ok(from) => from,
+        if let Some(said) = said {
+            listen(Arc::clone(&link), said);
+        }
+        let (sender, greeted) = channel();
+        {
+            let link = Arc::clone(&link);
+            std::thread::spawn(move || match greet(&link, from) {
+                Ok(from) => {
+                    drop(sender.send(Ok(())));
+                    deliver(&link, from);
+                }
+                Err(error) => drop(sender.send(Err(error))),
+            });
+        }
+        let silent = || io::Error::new(io::ErrorKind::TimedOut, "nobody answers there");
+        match greeted.recv_timeout(GREETING).unwrap_or_else(|_| Err(silent())) {
+            Ok(()) => {
+                let limit = Arc::clone(&options.limit);
+                Ok(Self { location, link, child: Mutex::new(child), limit })
+            }
             Err(error) => {
                 drop(lock(&link.out).take());
-                drop(child.kill());
-                drop(child.wait());
-                if let Some(listener) = listener {
-                    drop(listener.join());
-                }
-                return Err(fail(link.explained(error)));
+                end(&mut child);
+                let source = link.explained(error);
+                Err(BackendError {
+                    kind: ErrorKind::Unreachable,
+                    action: "connect to",
+                    path: location,
+                    source,
+                })
             }
-        };
-        let reader = {
-            let link = Arc::clone(&link);
-            std::thread::spawn(move || deliver(&link, from))
-        };
-        let limit = Arc::clone(&options.limit);
-        Ok(Self { location, link, child: Mutex::new(child), reader: Some(reader), limit })
+        }
     }
 
     fn ask(
@@ -125,7 +151,10 @@ impl SshBackend {
             }
             Ok(reply) => Ok(reply),
             Err(error) => {
-                let kind = ErrorKind::Other;
+                let kind = match error.kind() {
+                    io::ErrorKind::InvalidInput => ErrorKind::Other,
+                    _ => ErrorKind::Unreachable,
+                };
                 Err(BackendError { kind, action, path: path(), source: self.link.explained(error) })
             }
         }
@@ -149,13 +178,30 @@ impl Link {
             let out = out.as_mut().ok_or_else(lost)?;
             write_frame(&mut Slowly { out, limit }, number, request, payload)
         };
-        if written.is_err() {
-            if let Some(waiting) = lock(&self.waiting).as_mut() {
-                waiting.remove(&number);
-            }
-            return Err(lost());
+        if let Err(error) = written {
+            self.wait_no_more(number);
+            return Err(if error.kind() == io::ErrorKind::InvalidInput { error } else { lost() });
         }
-        receiver.recv().map_err(|_| lost())
+        let begun = Instant::now();
+        loop {
+            match receiver.recv_timeout(LOOK) {
+                Ok(reply) => return Ok(reply),
+                Err(RecvTimeoutError::Disconnected) => return Err(lost()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let (waited, is_asked) = (begun.elapsed(), self.stop.load(Ordering::Relaxed) > 0);
+            if waited > PATIENCE || (is_asked && waited > GRACE) {
+                self.wait_no_more(number);
+                let said = format!("the far side has not answered for {} s", waited.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, said));
+            }
+        }
+    }
+
+    fn wait_no_more(&self, number: u64) {
+        if let Some(waiting) = lock(&self.waiting).as_mut() {
+            waiting.remove(&number);
+        }
     }
 
     /// An error with what ssh has said.
@@ -218,7 +264,7 @@ fn deliver(link: &Link, mut from: BufReader<ChildStdout>) {
     drop(lock(&link.waiting).take());
 }
 
-fn listen(link: Arc<Link>, said: ChildStderr) -> JoinHandle<()> {
+fn listen(link: Arc<Link>, said: ChildStderr) {
     std::thread::spawn(move || {
         for line in BufReader::new(said).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).trim().to_owned();
@@ -230,7 +276,19 @@ fn listen(link: Arc<Link>, said: ChildStderr) -> JoinHandle<()> {
                 said.pop_front();
             }
         }
-    })
+    });
+}
+
+/// Who has heard that there is no more ends by himself; who doesn't, is ended.
+fn end(child: &mut Child) {
+    for _ in 0..50 {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(child.kill());
+    drop(child.wait());
 }
 
 /// A word for the far shell.
@@ -242,10 +300,7 @@ impl Drop for SshBackend {
     fn drop(&mut self) {
         // The far side ends when it hears no more.
         drop(lock(&self.link.out).take());
-        if let Some(reader) = self.reader.take() {
-            drop(reader.join());
-        }
-        drop(lock(&self.child).wait());
+        end(&mut lock(&self.child));
     }
 }
 
@@ -279,6 +334,13 @@ impl Backend for SshBackend {
         match self.ask("stat", key, &Request::Arrived { key: key.into() }, &[])? {
             (Answer::Time(time), _) => Ok(time),
             _ => self.odd("stat", key),
+        }
+    }
+
+    fn hash_there(&self, key: &str) -> Result<Option<Id>, BackendError> {
+        match self.ask("read", key, &Request::Hash { key: key.into() }, &[])? {
+            (Answer::Hash(hex), _) => Ok(Id::from_hex(&hex)),
+            _ => self.odd("read", key),
         }
     }
 

@@ -28,6 +28,10 @@ pub enum Request {
     Arrived {
         key: String,
     },
+    /// The BLAKE3 of its bytes, as they are read there.
+    Hash {
+        key: String,
+    },
     /// The payload goes there, in place of what was there.
     Put {
         key: String,
@@ -76,6 +80,8 @@ pub enum Answer {
     Listed,
     Size(u64),
     Time(Option<i64>),
+    /// 64 hexadecimal digits.
+    Hash(String),
     /// Whether the file could be put together.
     Composed(bool),
     Held(u64),
@@ -97,6 +103,7 @@ pub enum Wrong {
     Short,
     NoSpace,
     Denied,
+    Unreachable,
     Held,
     Other,
 }
@@ -109,6 +116,7 @@ impl From<ErrorKind> for Wrong {
             ErrorKind::Short => Self::Short,
             ErrorKind::NoSpace => Self::NoSpace,
             ErrorKind::Denied => Self::Denied,
+            ErrorKind::Unreachable => Self::Unreachable,
             ErrorKind::Held => Self::Held,
             ErrorKind::Other => Self::Other,
         }
@@ -123,6 +131,7 @@ impl From<Wrong> for ErrorKind {
             Wrong::Short => Self::Short,
             Wrong::NoSpace => Self::NoSpace,
             Wrong::Denied => Self::Denied,
+            Wrong::Unreachable => Self::Unreachable,
             Wrong::Held => Self::Held,
             Wrong::Other => Self::Other,
         }

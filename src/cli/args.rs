@@ -450,7 +450,7 @@ pub struct Repair {
 /// To the replicas of the config, or to the places given: a directory (also on NFS or a USB disk), ssh://user@host/path (icecore
 /// must be there too), s3://bucket/prefix. Only what is missing is sent, what arrived is proven, and an interrupted run goes on
 /// where it was. Nothing is deleted there: a replica is a repository, and has its own `prune`. One that fails doesn't stop the
-/// others (exit 15), one that is `optional` only warns.
+/// others (exit 15), one that is `optional` and can't be reached only warns.
 ///
 /// With -r ssh://… it pulls: from a repository on another host to a place here. Without the key of an encrypted repository all
 /// files are copied as they are.

@@ -25,11 +25,14 @@ impl Context {
     /// Connects to a repository's place, and keeps near what is read there.
     pub fn backend_of(&self, place: &Place) -> Result<Arc<dyn Backend>, Failure> {
         let far = self.far_backend(place, &Way::default())?;
-        let cache = self.cache_directory().filter(|_| !self.reads_anew);
-        match place {
-            Place::Local(_) => Ok(far),
-            _ => Ok(Arc::new(NearBackend::new(far, cache.as_deref()))),
+        if let Place::Local(_) = place {
+            return Ok(far);
         }
+        let near = NearBackend::new(far, self.cache_directory().as_deref());
+        if self.reads_anew {
+            near.read_anew();
+        }
+        Ok(Arc::new(near))
     }
 
     /// Connects to a place, in a certain way.
@@ -50,9 +53,10 @@ impl Context {
                     command: command.unwrap_or_else(|| "ssh".into()),
                     program: program.unwrap_or_else(|| "icecore".into()),
                     limit,
+                    stop: Arc::clone(&self.stop),
                 };
                 let connected = SshBackend::connect(&options).map_err(|error| {
-                    let message = format!("{error}; nothing was changed");
+                    let message = format!("{error}; nothing was changed there");
                     let hint = "`ssh HOST icecore --version` must work by itself: ICECORE_SSH (or [ssh] command) gives ssh and its \
                                 options, ICECORE_REMOTE_PATH (or [ssh] remote_path) the far program";
                     Failure { message, hint: Some(hint.into()), ..Failure::from(error) }

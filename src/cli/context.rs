@@ -18,6 +18,7 @@ use std::collections::HashSet;
 use std::env;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct Context {
     backend: OnceLock<Arc<dyn Backend>>,
     /// Nothing that was kept near at another time may stand in for what a far repository holds.
     pub reads_anew: bool,
+    /// Not zero once a signal asked for an end.
+    pub stop: Arc<AtomicUsize>,
 }
 
 impl Context {
@@ -45,7 +48,7 @@ impl Context {
         let profile = global.profile.clone().or_else(of_config).unwrap_or_else(|| "default".into());
         check_profile(&profile).map_err(Failure::usage)?;
         let (key, backend) = (Mutex::default(), OnceLock::new());
-        Ok(Self { global, config, profile, warnings, key, backend, reads_anew: false })
+        Ok(Self { global, config, profile, warnings, key, backend, reads_anew: false, stop: Arc::default() })
     }
 
     /// Where the repository is.

@@ -41,6 +41,11 @@ impl Shown {
         Self { face, signal }
     }
 
+    /// Becomes the number of the signal that asks to stop.
+    pub fn flag(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.signal)
+    }
+
     /// The signal that asked to stop, if any.
     pub fn signal(&self) -> Option<u8> {
         u8::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|signal| *signal > 0)

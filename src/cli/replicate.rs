@@ -8,12 +8,13 @@ use super::failure::Failure;
 use super::format_text::bytes as bytes_text;
 use super::place::Place;
 use super::report::Report;
-use crate::backend::Backend;
+use crate::backend::{Backend, Limit};
 use crate::config::parse_rate;
 use crate::format::Key;
+use crate::id::Id;
 use crate::progress::Progress;
-use crate::replicate::{ReplicateError, Replicated, Source, Wanted, prove_alike, replicate};
-use crate::repository::{Repository, RepositoryError};
+use crate::replicate::{ReplicateError, Replicated, Source, Terms, Wanted, prove_alike, replicate};
+use crate::repository::{IndexOptions, Repository, RepositoryError};
 use crate::stamp::Stamp;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -37,6 +38,18 @@ struct Target {
     optional: bool,
 }
 
+impl Target {
+    /// Two indexes are in memory at once, and each has a cache of its own.
+    fn options(&self, context: &Context) -> IndexOptions {
+        let usual = context.index_options();
+        let name = Id::of(self.place.to_string().as_bytes()).hex();
+        IndexOptions {
+            cache_directory: usual.cache_directory.map(|cache| cache.join("replicas").join(name)),
+            memory_limit_bytes: usual.memory_limit_bytes / 2,
+        }
+    }
+}
+
 /// Brings the targets up to date, or tells how far behind they are.
 pub fn run(
     context: &Context,
@@ -46,7 +59,8 @@ pub fn run(
     let targets = targets(context, &arguments.targets, arguments.limit.as_deref())?;
     let backend = context.backend()?;
     let mut outcomes = Vec::new();
-    let (repository, warning) = open_if_possible(context, &backend)?;
+    // Told once; each attempt opens it anew, for what is stored meanwhile.
+    let (_, warning) = open_if_possible(context, &backend)?;
     for target in &targets {
         if progress.interrupted() {
             return Err(super::failure::interrupted());
@@ -55,7 +69,7 @@ pub fn run(
             status_of(context, &*backend, target)
         } else {
             let wanted = if arguments.all { Wanted::All } else { Wanted::Newer };
-            bring(context, &backend, repository.as_ref(), target, wanted, progress)
+            bring(context, &backend, target, wanted, progress)
         };
         outcomes.push(outcome);
     }
@@ -133,7 +147,6 @@ enum Broken {
 fn bring(
     context: &Context,
     backend: &Arc<dyn Backend>,
-    repository: Option<&Repository>,
     target: &Target,
     wanted: Wanted,
     progress: &dyn Progress,
@@ -146,6 +159,8 @@ fn bring(
         refuse_foreign(path)?;
     }
     let patience = context.patience()?;
+    // Others limit what they send themselves.
+    let pace = Limit::new(target.way.limit.filter(|_| target.place.local().is_some()));
     let mut pauses = PAUSES.iter();
     let (mut total, mut is_first) = (Replicated::default(), true);
     loop {
@@ -157,10 +172,11 @@ fn bring(
         });
         is_first = false;
         let attempt = connected.and_then(|far| {
-            let source = Source { backend: &**backend, repository };
+            let (repository, _) = open_if_possible(context, backend).map_err(Broken::ForGood)?;
+            let source = Source { backend: &**backend, repository: repository.as_ref() };
+            let terms = Terms { wanted, options: target.options(context), patience, pace: &pace };
             let mut done = Replicated::default();
-            let result =
-                replicate(&source, &far, &context.index_options(), wanted, patience, &mut done, progress);
+            let result = replicate(&source, &far, &terms, &mut done, progress);
             let got_on = done.packs > 0;
             total.add(done);
             result.map_err(|error| match error.is_passing() {
@@ -282,6 +298,7 @@ fn told(
             "reused_bytes": done.reused_bytes,
             "newest": text(done.newest_there),
             "missing_snapshots": done.missing,
+            "left_out_snapshots": done.left_out,
             "lag_seconds": lag(&done),
             "error": error.as_ref().map(Failure::json),
         });
@@ -292,7 +309,10 @@ fn told(
         warnings.extend(done.warnings.iter().cloned());
         match error {
             None => lines.push(line(target, &done)),
-            Some(failure) if target.optional => {
+            // A laptop asleep, a disk that isn't there; not a place that holds something else.
+            Some(failure)
+                if target.optional && ["unreachable", "replica_missing"].contains(&failure.code) =>
+            {
                 warnings.push(format!("optional replica {}: {}", target.name, failure.message));
             }
             Some(failure) => failed.push((target.name.clone(), failure)),
@@ -333,8 +353,12 @@ fn line(target: &Target, done: &Replicated) -> String {
         0 => String::new(),
         packs => format!(", {packs} pack(s) put together there ({} not sent)", bytes_text(done.reused_bytes)),
     };
+    let older = match done.left_out {
+        0 => String::new(),
+        count => format!("; {count} older ones aren't there (--all sends them)"),
+    };
     format!(
-        "{}: {} snapshot(s), {} pack(s), {} sent{reused}; newest {newest}, {behind}",
+        "{}: {} snapshot(s), {} pack(s), {} sent{reused}; newest {newest}, {behind}{older}",
         target.name,
         done.snapshots.len(),
         done.packs,
@@ -368,7 +392,11 @@ impl From<ReplicateError> for Failure {
             ReplicateError::Source(error) | ReplicateError::Target(error) => {
                 let failure = Self::from(error);
                 let kept = "what has arrived stays, and the next run goes on there";
-                Self { message: failure.message.replace("nothing was published", kept), ..failure }
+                let exit = match failure.exit {
+                    ExitCode::Signal(signal) => ExitCode::Signal(signal),
+                    _ => ExitCode::ReplicaFailed,
+                };
+                Self { exit, message: failure.message.replace("nothing was published", kept), ..failure }
             }
         }
     }

@@ -42,6 +42,11 @@ fn run() -> ExitCode {
     let Arguments { global, verb } = arguments;
     let (name, skeleton) = describe(&verb);
     let (json, quiet) = (global.json, global.quiet);
+    if let Verb::Serve(arguments) = &verb {
+        // A signal ends it at once: it waits for its client most of the time.
+        let answer = Context::new(global).and_then(|context| serve::run(&context, arguments));
+        return print(name, skeleton, answer, json, true);
+    }
     let shown = Shown::new(quiet || json, global.no_progress);
     let answer = perform(global, verb, &shown).map_err(|failure| with_signal(failure, &shown));
     shown.finish();
@@ -51,6 +56,7 @@ fn run() -> ExitCode {
 fn perform(global: Global, verb: Verb, shown: &Shown) -> Result<Report, Failure> {
     let mut context = Context::new(global)?;
     // What is to be proven is read where it lies.
+    context.stop = shown.flag();
     context.reads_anew = matches!(verb, Verb::Check(_) | Verb::Repair(_) | Verb::Validate(_));
     let mut answer = match verb {
         Verb::Init(arguments) => init::run(&context, &arguments),

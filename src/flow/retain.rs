@@ -14,21 +14,24 @@ pub enum CountedBy<'a> {
     Arrival(&'a HashMap<Stamp, Stamp>),
 }
 
-/// When each snapshot came to where the repository is, by that place's clock. What came within a day of the repository itself was
-/// there before, and counts by its name, if that is older.
+/// When each snapshot counts as taken, by the clock of the place where the repository is. In the order in which they came, a name is
+/// believed as long as it lies between the time of the one before and its own arrival: a history that comes all at once keeps its
+/// times, and who sends a snapshot later can neither put it among those that were there nor ahead of now.
 pub fn arrivals(
     repository: &Repository,
     snapshots: &Snapshots,
 ) -> Result<HashMap<Stamp, Stamp>, RepositoryError> {
-    let arrived = |key: Key| {
-        Ok::<_, RepositoryError>(repository.backend().arrived(&key.path())?.map(Stamp::from_nanos))
-    };
-    let settled = arrived(Key::Config)?.map(|begun| begun.unix().saturating_add(86_400));
-    let mut times = HashMap::new();
+    let mut arrived = Vec::new();
     for snapshot in &snapshots.list {
-        let Some(time) = arrived(Key::Snapshot(snapshot.stamp))? else { continue };
-        let came_with_it = settled.is_some_and(|settled| time.unix() <= settled);
-        times.insert(snapshot.stamp, if came_with_it { time.min(snapshot.stamp) } else { time });
+        let time = repository.backend().arrived(&Key::Snapshot(snapshot.stamp).path())?;
+        arrived.push((time.map_or(snapshot.stamp, Stamp::from_nanos), snapshot.stamp));
+    }
+    arrived.sort_unstable();
+    let (mut times, mut last) = (HashMap::new(), None);
+    for (arrival, stamp) in arrived {
+        let time = last.map_or(stamp, |last| stamp.max(last)).min(arrival);
+        times.insert(stamp, time);
+        last = Some(time);
     }
     Ok(times)
 }
@@ -44,22 +47,13 @@ pub fn verdicts(
 ) -> Vec<Verdict> {
     let own = snapshots.list.iter().filter(|snapshot| snapshot.manifest.profile == profile);
     let mut candidates: Vec<Candidate> = own.map(candidate).collect();
-    let mut names: HashMap<Stamp, Stamp> = HashMap::new();
     if let CountedBy::Arrival(times) = counted_by {
-        let time_of = |stamp: Stamp| times.get(&stamp).copied().unwrap_or(stamp);
-        candidates.sort_by_key(|candidate| (time_of(candidate.stamp), candidate.stamp));
-        // Each needs a second of its own.
-        let mut last: Option<Stamp> = None;
         for candidate in &mut candidates {
-            let time = time_of(candidate.stamp);
-            let time = last.filter(|last| *last >= time).map_or(time, Stamp::next);
-            names.insert(time, std::mem::replace(&mut candidate.stamp, time));
-            last = Some(time);
+            candidate.time = times.get(&candidate.stamp).copied().unwrap_or(candidate.stamp);
         }
     }
     let mut verdicts = decide(&candidates, policy, now);
     for verdict in &mut verdicts {
-        verdict.stamp = names.get(&verdict.stamp).copied().unwrap_or(verdict.stamp);
         if needed.contains(&verdict.stamp) {
             verdict.reasons.push("needed by an open restore".into());
         }
@@ -71,6 +65,7 @@ fn candidate(snapshot: &Snapshot) -> Candidate {
     let held = snapshot.manifest.sources.iter().filter(|source| source.root.is_some());
     Candidate {
         stamp: snapshot.stamp,
+        time: snapshot.stamp,
         sources: held.map(|source| source.name.clone()).collect(),
         is_valid: snapshot.is_valid(),
         is_pinned: snapshot.pinned,

@@ -86,6 +86,8 @@ pub fn prune(
     forgotten: &mut Vec<Stamp>,
     progress: &dyn Progress,
 ) -> Result<Pruned, RepositoryError> {
+    // What is deleted because it is there twice must be there twice.
+    repository.backend().read_anew();
     let _alone = repository.lock("prune", options.patience)?;
     let _no_others =
         options.grace.is_none().then(|| repository.lock_out_others(options.patience)).transpose()?;

@@ -1,6 +1,6 @@
 //! Why a replica could not be brought up to date.
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, ErrorKind};
 use crate::id::Id;
 use crate::repository::RepositoryError;
 
@@ -40,12 +40,9 @@ impl ReplicateError {
 
     /// The connection may be the reason, so that it is worth trying again.
     pub fn is_passing(&self) -> bool {
-        matches!(
-            self,
-            Self::Target(RepositoryError::Backend(BackendError {
-                kind: crate::backend::ErrorKind::Other,
-                ..
-            }))
-        )
+        let unreachable = |error: &RepositoryError| {
+            matches!(error, RepositoryError::Backend(BackendError { kind: ErrorKind::Unreachable, .. }))
+        };
+        matches!(self, Self::Source(error) | Self::Target(error) if unreachable(error))
     }
 }

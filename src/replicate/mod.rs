@@ -6,4 +6,4 @@ mod run;
 mod send;
 
 pub use error::ReplicateError;
-pub use run::{Replicated, Source, Wanted, prove_alike, replicate};
+pub use run::{Replicated, Source, Terms, Wanted, prove_alike, replicate};

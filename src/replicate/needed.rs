@@ -47,7 +47,11 @@ fn has_all(
     for record in &records {
         let is_live = survey.is_live(&pack, offset, record.id.prefix());
         offset += u64::from(record.stored_len);
-        if is_live && copy_of(target, record, true)?.is_none() {
+        let index = target.index().map_err(ReplicateError::target)?;
+        let is_there = !is_live
+            || (copy_of(target, record, true)?.is_some()
+                && index.holds(&record.id).map_err(ReplicateError::target)?);
+        if !is_there {
             return Ok(false);
         }
     }
@@ -74,6 +78,9 @@ fn copy_of(
         len: u64::from(location.stored_len),
     }))
 }
+
+/// A recipe of more pieces is longer than what it saves is worth.
+const MOST_PIECES: usize = 4000;
 
 /// How a pack is put together over there: from pieces, and from what has to be sent between them.
 pub struct Recipe {
@@ -114,5 +121,5 @@ pub fn recipe(
         at = end;
     }
     send(&mut pieces, bytes.get(at as usize..).unwrap_or_default());
-    Ok((sent.len() <= bytes.len() / 4 * 3).then_some(Recipe { pieces, sent }))
+    Ok((sent.len() <= bytes.len() / 4 * 3 && pieces.len() <= MOST_PIECES).then_some(Recipe { pieces, sent }))
 }

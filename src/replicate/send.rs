@@ -3,7 +3,7 @@
 use super::error::ReplicateError;
 use super::needed::{Recipe, recipe};
 use super::run::Replicated;
-use crate::backend::{Backend, ErrorKind};
+use crate::backend::{Backend, ErrorKind, Limit};
 use crate::format::{IndexedPack, Key, ListedPack};
 use crate::id::Id;
 use crate::progress::Progress;
@@ -18,6 +18,7 @@ pub struct Ends<'e> {
     pub source: &'e dyn Backend,
     pub target: &'e dyn Backend,
     pub opened: Option<(&'e Repository, &'e Repository)>,
+    pub pace: &'e Limit,
 }
 
 /// Sends packs, one after another, while the next is read.
@@ -45,6 +46,7 @@ pub fn send_packs(
                 return Err(ReplicateError::Interrupted);
             }
             let bytes = bytes?;
+            ends.pace.wait(bytes.len() as u64);
             send_pack(ends, pack, &bytes, &mut listed, done)?;
             done.packs += 1;
             progress.advance(bytes.len() as u64);

@@ -204,6 +204,9 @@ impl Repository {
     /// Reads a whole pack again: its own name, its trailer, and each chunk in it. Returns the bytes read.
     pub fn prove_pack(&self, pack: &Id) -> Result<u64, RepositoryError> {
         let key = Key::Pack(*pack).path();
+        if self.backend().hash_there(&key)?.is_some_and(|there| there != *pack) {
+            return Err(RepositoryError::damaged(key, "its content does not match its name where it lies"));
+        }
         let size = self.backend().size(&key)?;
         let records = read_trailer(self.backend(), self.seals(), *pack, size)?.records;
         let mut hasher = IdHasher::default();

@@ -28,7 +28,7 @@ pub use file_reader::FileReader;
 pub use finder::Finder;
 pub use index_writer::IndexWriter;
 pub use location::Location;
-pub use open::{Held, Repository};
+pub use open::{Held, Repository, lock_for_use};
 pub use pack_writer::{ChunkWriter, NewChunk, Trust, Written};
 pub use sealing::{KeyFiles, Unlock, read_keys};
 pub use snapshots::{Snapshot, Snapshots};

@@ -67,15 +67,17 @@ impl Repository {
             Err(error) if error.kind == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
+        // A config that was lost is no reason to make another one.
+        for directory in ["packs", "manifests", "snapshots"] {
+            if !backend.list(directory)?.is_empty() {
+                return Err(RepositoryError::NotEmpty { location });
+            }
+        }
         let mut config = RepositoryConfig::new(Id::of(&random));
         if let Some((key, files)) = lock {
             let seals = Seals::by(key.clone());
             let encrypted = config.encrypted(key.fingerprint(), |body| seals.config_code(body));
             config = encrypted.ok_or_else(|| RepositoryError::damaged("config", "it can't be encrypted"))?;
-            // An earlier try that was broken off may have left keys that open nothing.
-            for (path, _) in backend.list("keys")? {
-                backend.delete(&path)?;
-            }
             for (name, bytes) in files {
                 backend.put(&Key::WrappedKey(name.clone()).path(), bytes)?;
             }
@@ -258,18 +260,32 @@ impl Repository {
     }
 
     fn lock_as(&self, name: &str, kind: LockKind, patience: Duration) -> Result<Held, RepositoryError> {
-        // A prune looks for a moment whether anybody is there.
-        let least = if kind == LockKind::Shared { LOOK } else { Duration::ZERO };
-        let deadline = Instant::now() + patience.max(least);
-        loop {
-            match self.backend.try_lock(name, kind)? {
-                Lock::Held(guard) => return Ok(Held(Some(guard))),
-                Lock::Unsupported => return Ok(Held(None)),
-                Lock::Busy { holder } if Instant::now() >= deadline => {
-                    return Err(RepositoryError::Busy { what: name.to_owned(), holder });
-                }
-                Lock::Busy { .. } => std::thread::sleep(LOCK_POLL),
+        lock_as(self.backend(), name, kind, patience)
+    }
+}
+
+/// `Repository::lock_for_use` for whoever has no key to open it.
+pub fn lock_for_use(backend: &dyn Backend, patience: Duration) -> Result<Held, RepositoryError> {
+    lock_as(backend, WRITERS, LockKind::Shared, patience)
+}
+
+fn lock_as(
+    backend: &dyn Backend,
+    name: &str,
+    kind: LockKind,
+    patience: Duration,
+) -> Result<Held, RepositoryError> {
+    // A prune looks for a moment whether anybody is there.
+    let least = if kind == LockKind::Shared { LOOK } else { Duration::ZERO };
+    let deadline = Instant::now() + patience.max(least);
+    loop {
+        match backend.try_lock(name, kind)? {
+            Lock::Held(guard) => return Ok(Held(Some(guard))),
+            Lock::Unsupported => return Ok(Held(None)),
+            Lock::Busy { holder } if Instant::now() >= deadline => {
+                return Err(RepositoryError::Busy { what: name.to_owned(), holder });
             }
+            Lock::Busy { .. } => std::thread::sleep(LOCK_POLL),
         }
     }
 }

@@ -96,6 +96,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<'r> ChunkWriter<'r> {
     /// A writer into an open repository.
     pub fn new(repository: &'r Repository, trust: Trust) -> Self {
+        if trust == Trust::Nothing {
+            repository.backend().read_anew();
+        }
         let open = |kind| Mutex::new(OpenPack { kind, bytes: Pack::begin(), records: Vec::new() });
         Self {
             repository,

@@ -191,18 +191,19 @@ impl Repository {
             let id = Id::of(&bytes);
             let key = Key::Manifest(id).path();
             self.backend().put(&key, &bytes)?;
-            if self.backend().get(&key)? != bytes {
+            if self.backend().get_anew(&key)? != bytes {
                 return Err(RepositoryError::damaged(key, "it does not read back as written"));
             }
-            match self.backend().put_new(&Key::Snapshot(manifest.stamp).path(), format!("{id}\n").as_bytes())
-            {
+            let name = Key::Snapshot(manifest.stamp).path();
+            match self.backend().put_new(&name, format!("{id}\n").as_bytes()) {
                 Ok(()) => return Ok(id),
                 Err(error) if error.kind == ErrorKind::Exists => {
-                    match self.backend().delete(&key) {
-                        // Where nothing can be deleted it stays, without a name.
-                        Err(error) if error.kind != ErrorKind::Denied => return Err(error.into()),
-                        _ => {}
+                    // A store may have made it, and have lost the answer.
+                    if self.backend().get_anew(&name).is_ok_and(|line| line == format!("{id}\n").as_bytes()) {
+                        return Ok(id);
                     }
+                    // Where it can't be deleted it stays, without a name.
+                    drop(self.backend().delete(&key));
                     manifest.stamp = manifest.stamp.next();
                 }
                 Err(error) => return Err(error.into()),

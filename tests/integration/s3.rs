@@ -188,7 +188,7 @@ fn credentials_come_from_files_and_errors_name_none() {
     // The other profile leads nowhere.
     let (code, answer) =
         document(scratch.icecore().env("AWS_PROFILE", "other").args(["--json", "-r", url, "list"]));
-    assert_eq!((code, &answer["error"]["code"]), (1, &"repository_io".into()), "{answer:#}");
+    assert_eq!((code, &answer["error"]["code"]), (1, &"unreachable".into()), "{answer:#}");
     assert!(!answer.to_string().contains(secret));
     let (code, answer) = document(scratch.icecore().args(["--json", "-r", "s3://no-such-bucket/x", "list"]));
     assert_eq!(code, 10, "{answer:#}");
