@@ -220,9 +220,8 @@ impl Backend for NearBackend {
         }
         if let (Some(file), Ok(wanted)) = (self.cached(key), usize::try_from(len)) {
             let is_there = offset.checked_add(len).zip(file.metadata().ok());
-            let mut bytes = Vec::new();
             if is_there.is_some_and(|(end, metadata)| end <= metadata.len()) {
-                bytes.resize(wanted, 0);
+                let mut bytes = vec![0; wanted];
                 if file.read_exact_at(&mut bytes, offset).is_ok() {
                     return Ok(bytes);
                 }

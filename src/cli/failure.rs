@@ -118,7 +118,10 @@ impl From<BackendError> for Failure {
             ErrorKind::Denied => Self::new(ExitCode::Unexpected, "permission_denied", error.to_string())
                 .hint("run as the user who owns the repository, or mount it writable"),
             ErrorKind::Unreachable => Self::new(ExitCode::Unexpected, "unreachable", error.to_string())
-                .hint("is the network up, and the host or store? Nothing was published; what has arrived isn't sent again"),
+                .hint(
+                    "is the network up, and the host or store? For s3:// are there credentials (AWS_ACCESS_KEY_ID, a profile), and a \
+                     region or endpoint? Nothing was published; what has arrived isn't sent again",
+                ),
             _ => Self::new(ExitCode::Unexpected, "repository_io", error.to_string())
                 .hint("is the disk failing (`dmesg` tells), or was it unmounted? Nothing was published"),
         };

@@ -16,7 +16,7 @@ pub enum CountedBy<'a> {
 
 /// When each snapshot counts as taken, by the clock of the place where the repository is. In the order in which they came, a name is
 /// believed as long as it lies between the time of the one before and its own arrival: a history that comes all at once keeps its
-/// times, and who sends a snapshot later can neither put it among those that were there nor ahead of now.
+/// times, and who sends a snapshot later can neither put it before the newest that was there nor ahead of now.
 pub fn arrivals(
     repository: &Repository,
     snapshots: &Snapshots,

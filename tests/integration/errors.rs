@@ -37,7 +37,7 @@ fn no_repository_and_what_is_none() {
     bare.env_remove("ICECORE_REPOSITORY").args(["--json", "list"]);
     let (code, document) = crate::support::document(&mut bare);
     assert_eq!((code, document["error"]["code"].as_str().unwrap()), (2, "usage"));
-    fails(&scratch, &["-r", "s3://bucket/x", "list"], 2, "usage");
+    fails(&scratch, &["-r", "ftp://host/x", "list"], 2, "usage");
 }
 
 #[test]
