@@ -281,7 +281,13 @@ fn what_somebody_without_the_key_writes_is_noticed() {
     std::fs::remove_file(scratch.path("repo/manifests").join(name)).unwrap();
     put(&names[0], kept);
     scratch.ok(["check"]);
-    // A config that asks for less than there was: other parameters, no encryption.
+}
+
+/// Other parameters, no encryption: the config must be readable without a key, and is authenticated all the same.
+#[test]
+fn a_config_that_asks_for_less_is_refused() {
+    let scratch = encrypted();
+    scratch.backup(&["tree"]);
     let config = scratch.path("repo/config");
     let text = std::fs::read_to_string(&config).unwrap();
     let write = |body: &str| {
