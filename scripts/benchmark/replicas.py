@@ -52,6 +52,7 @@ def main() -> None:
         host = Host(root / "sshd")
         try:
             print(table(rows(release, root, host, records)))
+            print(sealed(release, root))
         finally:
             host.process.kill()
 
@@ -107,14 +108,44 @@ def rows(release: Path, root: Path, host: Host, records: str) -> list[tuple]:
         if number == 1:
             sync("an increment")
     sync("two increments")
+    # Small packs pile up, and are put together by the prune.
+    for number in range(4, 14):
+        subprocess.run([dataset, "grow", "data", str(number)], check=True, capture_output=True, cwd=root)
+        backup()
+    sync("ten increments")
     subprocess.run([icecore, "prune", "--keep-last", "1", "--now"], check=True, capture_output=True, **wall)
     subprocess.run(["restic", "-r", "restic", "forget", "--keep-last", "1", "--prune"], check=True, capture_output=True, **rest)
-    subprocess.run([dataset, "grow", "data", "4"], check=True, capture_output=True, cwd=root)
+    subprocess.run([dataset, "grow", "data", "14"], check=True, capture_output=True, cwd=root)
     backup()
     sync("a prune and an increment")
     for place in ("far", "far-rsync"):
         subprocess.run([icecore, "-r", root / place, "check", "--read-data"], check=True, capture_output=True, **wall)
     return found
+
+
+def sealed(release: Path, root: Path) -> str:
+    """The same first snapshot and increment, plain and encrypted, in turns; CPU seconds (user and system) and bytes."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", root / "identity"], check=True)
+    lines = ["", "| first snapshot | CPU s | stored MB | metadata MB |", "|---|---:|---:|---:|"]
+    figures: dict[str, list] = {"plain": [], "encrypted": []}
+    for number in range(3):
+        for kind, found in figures.items():
+            repository = root / f"{kind}{number}"
+            options = ["--identity", root / "identity"] if kind == "encrypted" else []
+            common = [release / "icecore", "--json", "-r", repository, *options]
+            recipient = ["--recipient", root / "identity.pub"] if kind == "encrypted" else []
+            subprocess.run([*common[:4], "init", *recipient], check=True, capture_output=True, cwd=root)
+            before = os.times()
+            argv = [*common, "backup", "data=data", "--kind", "data=tree", "--validate", "quick"]
+            said = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True, cwd=root).stdout)
+            after = os.times()
+            cpu = after.children_user + after.children_system - before.children_user - before.children_system
+            found.append((cpu, said["stored_bytes"] / 1e6, said["metadata_bytes"] / 1e6))
+            subprocess.run(["rm", "-rf", repository], check=True)
+    for kind, found in figures.items():
+        cpu, stored, metadata = min(found)
+        lines.append(f"| {kind} | {cpu:.2f} | {stored:.1f} | {metadata:.2f} |")
+    return "\n".join(lines)
 
 
 def table(found: list[tuple]) -> str:
