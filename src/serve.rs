@@ -1,6 +1,6 @@
 //! Lets another icecore use a repository here, over a pipe; if wanted, only to add to it.
 
-use crate::backend::wire::{Answer, Frame, HELLO, Request, Wrong, encode_listing, read_frame, write_frame};
+use crate::backend::wire::{Answer, Frame, HELLO, Request, encode_listing, read_frame, write_frame};
 use crate::backend::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece};
 use crate::id::Id;
 use std::collections::HashMap;
@@ -58,7 +58,7 @@ pub fn serve(
 
 fn failed(error: &BackendError) -> Answer {
     Answer::Failed {
-        kind: Wrong::from(error.kind),
+        kind: error.kind,
         action: error.action.to_owned(),
         path: error.path.clone(),
         message: error.source.to_string(),

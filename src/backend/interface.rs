@@ -2,6 +2,7 @@
 
 pub use super::wire::Piece;
 use crate::id::Id;
+use serde::{Deserialize, Serialize};
 use std::io;
 
 /// A key is a relative path with `/`, such as `index/0123…`. No order is promised by `list`.
@@ -87,7 +88,7 @@ pub enum Lock {
 }
 
 /// What a caller can do about an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ErrorKind {
     NotFound,
     Exists,

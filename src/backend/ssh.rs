@@ -142,12 +142,7 @@ impl SshBackend {
         match self.link.exchange(request, payload, &self.limit) {
             Ok((Answer::Failed { kind, action: far, path, message }, _)) => {
                 let source = io::Error::other(format!("{message} (told by the far side: {far} {path})"));
-                Err(BackendError {
-                    kind: kind.into(),
-                    action,
-                    path: format!("{}/{key}", self.location),
-                    source,
-                })
+                Err(BackendError { kind, action, path: format!("{}/{key}", self.location), source })
             }
             Ok(reply) => Ok(reply),
             Err(error) => {

@@ -88,54 +88,11 @@ pub enum Answer {
     Busy(String),
     Unsupported,
     Failed {
-        kind: Wrong,
+        kind: ErrorKind,
         action: String,
         path: String,
         message: String,
     },
-}
-
-/// `ErrorKind` as it is sent.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub enum Wrong {
-    NotFound,
-    Exists,
-    Short,
-    NoSpace,
-    Denied,
-    Unreachable,
-    Held,
-    Other,
-}
-
-impl From<ErrorKind> for Wrong {
-    fn from(kind: ErrorKind) -> Self {
-        match kind {
-            ErrorKind::NotFound => Self::NotFound,
-            ErrorKind::Exists => Self::Exists,
-            ErrorKind::Short => Self::Short,
-            ErrorKind::NoSpace => Self::NoSpace,
-            ErrorKind::Denied => Self::Denied,
-            ErrorKind::Unreachable => Self::Unreachable,
-            ErrorKind::Held => Self::Held,
-            ErrorKind::Other => Self::Other,
-        }
-    }
-}
-
-impl From<Wrong> for ErrorKind {
-    fn from(kind: Wrong) -> Self {
-        match kind {
-            Wrong::NotFound => Self::NotFound,
-            Wrong::Exists => Self::Exists,
-            Wrong::Short => Self::Short,
-            Wrong::NoSpace => Self::NoSpace,
-            Wrong::Denied => Self::Denied,
-            Wrong::Unreachable => Self::Unreachable,
-            Wrong::Held => Self::Held,
-            Wrong::Other => Self::Other,
-        }
-    }
 }
 
 /// Keys and sizes as the payload of `Listed`.

@@ -1,6 +1,6 @@
 //! The small files: each against its name, and whether it belongs to the repository at all.
 
-use super::inspect::Problem;
+use super::problem::Problem;
 use crate::backend::ErrorKind;
 use crate::format::Key;
 use crate::id::Id;

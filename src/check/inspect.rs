@@ -3,24 +3,12 @@
 use super::affected::{Affected, Tracer};
 use super::files::check_files;
 use super::packs::{Found, Part, compare_indexes, read_packs};
+use super::problem::Problem;
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::reach::{Reached, Survey};
 use crate::repository::{Repository, RepositoryError, Snapshot, Snapshots};
 use std::collections::HashSet;
-
-/// Something wrong with one file of the repository, or with what should be in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    pub file: String,
-    pub detail: String,
-}
-
-impl Problem {
-    pub(super) fn damaged(file: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { file: file.into(), detail: detail.into() }
-    }
-}
 
 /// How much data is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,11 @@ mod affected;
 mod files;
 mod inspect;
 mod packs;
+mod problem;
 mod repair;
 
 pub use affected::Affected;
-pub use inspect::{Checked, Problem, ReadData, Scope, check};
+pub use inspect::{Checked, ReadData, Scope, check};
 pub use packs::Part;
+pub use problem::Problem;
 pub use repair::{Repaired, Replacements, repair};

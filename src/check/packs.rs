@@ -1,6 +1,6 @@
 //! Packs and index files: each against its name, and against each other.
 
-use super::inspect::Problem;
+use super::problem::Problem;
 use crate::backend::ErrorKind;
 use crate::cores::on_all_cores;
 use crate::format::{IndexFile, IndexedPack, Key, ListedPack, Pack};

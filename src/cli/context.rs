@@ -2,7 +2,6 @@
 
 use super::args::Global;
 use super::failure::Failure;
-use super::forget::needed_by;
 use super::place::Place;
 use crate::backend::{Backend, ErrorKind};
 use crate::backup::Author;
@@ -294,6 +293,12 @@ impl Context {
     pub fn patience(&self) -> Result<Duration, Failure> {
         parse_duration(&self.global.retry_lock).map_err(Failure::usage)
     }
+}
+
+/// The snapshots without which an open restore can't be finished or undone.
+pub fn needed_by(open: &OpenJournal) -> Vec<Stamp> {
+    let before = Some(open.journal.before.stamp).filter(|_| !open.journal.has_undo);
+    [Some(open.journal.goal.stamp), before].into_iter().flatten().collect()
 }
 
 /// A word for a shell.

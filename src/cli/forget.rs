@@ -1,7 +1,7 @@
 //! `forget`, `pin`, `unpin`: which snapshots stay.
 
 use super::args;
-use super::context::Context;
+use super::context::{Context, needed_by};
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::report::Report;
@@ -62,12 +62,6 @@ pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Fai
     }
     let stamps: Vec<String> = wanted.iter().map(|snapshot| snapshot.stamp.to_string()).collect();
     Ok(Report::done(json!({ "forgotten": stamps }), lines))
-}
-
-/// The snapshots without which an open restore can't be finished or undone.
-pub fn needed_by(open: &OpenJournal) -> Vec<Stamp> {
-    let before = Some(open.journal.before.stamp).filter(|_| !open.journal.has_undo);
-    [Some(open.journal.goal.stamp), before].into_iter().flatten().collect()
 }
 
 /// Pins or unpins snapshots.

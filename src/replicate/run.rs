@@ -1,18 +1,18 @@
 //! One run: what is missing there, in the order that leaves a sound repository at every moment.
 
+use super::choose::{Wanted, choose, sound};
+use super::done::Replicated;
 use super::error::ReplicateError;
 use super::needed::needed_packs;
+use super::publish::{copy_missing, names, pins, publish, publish_all};
 use super::send::{Ends, send_packs};
-use crate::backend::{Backend, ErrorKind, Limit};
-use crate::format::{Encryption, Key, PackKind};
+use crate::backend::{Backend, Limit};
+use crate::format::{Encryption, Key};
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::reach::{Reached, Walk, roots};
-use crate::repository::{
-    ChunkWriter, IndexOptions, Repository, RepositoryError, Snapshot, Snapshots, Trust, lock_for_use,
-};
+use crate::repository::{IndexOptions, Repository, RepositoryError, lock_for_use};
 use crate::stamp::Stamp;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,56 +21,6 @@ pub struct Source<'s> {
     pub backend: &'s dyn Backend,
     /// The same, opened; without its key files can still be copied.
     pub repository: Option<&'s Repository>,
-}
-
-/// Which snapshots are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// Those of each profile that are newer than the newest one there: what was forgotten there isn't sent again.
-    Newer,
-    /// All that aren't there.
-    All,
-}
-
-/// What one run did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Replicated {
-    /// The place held no repository before.
-    pub is_new: bool,
-    pub snapshots: Vec<Stamp>,
-    pub packs: u64,
-    /// Of these, put together there from what was there already.
-    pub assembled_packs: u64,
-    /// Bytes of files that were sent.
-    pub sent_bytes: u64,
-    /// Bytes of packs that weren't sent, because they were there in others.
-    pub reused_bytes: u64,
-    /// The newest snapshot here and there, afterwards.
-    pub newest_here: Option<Stamp>,
-    pub newest_there: Option<Stamp>,
-    /// Snapshots that aren't there, and weren't sent because they are older than what is there.
-    pub left_out: u64,
-    /// Snapshots that aren't there, where only that was asked for.
-    pub missing: Option<u64>,
-    pub warnings: Vec<String>,
-}
-
-impl Replicated {
-    /// Adds what another attempt did.
-    pub fn add(&mut self, other: Self) {
-        self.is_new |= other.is_new;
-        self.snapshots.extend(other.snapshots);
-        self.packs += other.packs;
-        self.assembled_packs += other.assembled_packs;
-        self.sent_bytes += other.sent_bytes;
-        self.reused_bytes += other.reused_bytes;
-        self.left_out = other.left_out;
-        self.newest_here = other.newest_here.or(self.newest_here);
-        self.newest_there = other.newest_there.or(self.newest_there);
-        self.warnings.extend(
-            other.warnings.into_iter().filter(|warning| !self.warnings.contains(warning)).collect::<Vec<_>>(),
-        );
-    }
 }
 
 /// How it is done.
@@ -209,82 +159,6 @@ fn by_snapshots(
     }
 }
 
-/// Those that aren't there and are newer, in their profile, than the newest that is at both places; or all.
-fn choose<'s>(
-    own: &'s Snapshots,
-    theirs: &Snapshots,
-    wanted: Wanted,
-    done: &mut Replicated,
-) -> Vec<&'s Snapshot> {
-    if wanted == Wanted::All {
-        return own.list.iter().collect();
-    }
-    let newest = |list: &[Snapshot], counts: &dyn Fn(&Snapshot) -> bool| {
-        let mut newest: HashMap<String, Stamp> = HashMap::new();
-        for snapshot in list.iter().filter(|snapshot| counts(snapshot)) {
-            let newest = newest.entry(snapshot.manifest.profile.clone()).or_insert(snapshot.stamp);
-            *newest = snapshot.stamp.max(*newest);
-        }
-        newest
-    };
-    let common = newest(&own.list, &|snapshot| theirs.get(snapshot.stamp).is_some());
-    let (of_ours, of_theirs) = (newest(&own.list, &|_| true), newest(&theirs.list, &|_| true));
-    let is_newer = |snapshot: &Snapshot| {
-        let profile = snapshot.manifest.profile.as_str();
-        // Where all that was common is forgotten on either side, the newest there is, unless nobody here knows of such times.
-        let known = common.get(profile).or_else(|| {
-            of_theirs.get(profile).filter(|theirs| of_ours.get(profile).is_some_and(|ours| *theirs <= ours))
-        });
-        known.is_none_or(|known| snapshot.stamp > *known)
-    };
-    let missing = own.list.iter().filter(|snapshot| theirs.get(snapshot.stamp).is_none());
-    let (chosen, older): (Vec<&Snapshot>, Vec<&Snapshot>) = missing.partition(|snapshot| is_newer(snapshot));
-    done.left_out = older.len() as u64;
-    chosen
-}
-
-/// The snapshots of which everything is in packs that are there, and those of which a chunk isn't.
-type Sorted<'s> = (Vec<&'s Snapshot>, Vec<(Stamp, Id)>);
-
-fn sound<'s>(
-    here: &Repository,
-    snapshots: Vec<&'s Snapshot>,
-    progress: &dyn Progress,
-) -> Result<Sorted<'s>, ReplicateError> {
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
-    let mut walk = Walk::new(here, progress);
-    for snapshot in snapshots {
-        let mut lost = None;
-        for root in roots(&snapshot.manifest) {
-            let unread = walk.below(root, &mut |reached| {
-                let (id, _) = of(reached);
-                if lost.is_none() && !here.has_chunk(&id)? {
-                    lost = Some(id);
-                }
-                Ok(())
-            });
-            let unread = unread.map_err(ReplicateError::source)?;
-            lost = lost.or(unread.first().map(|lost| lost.node));
-        }
-        match lost {
-            None => good.push(snapshot),
-            Some(id) => {
-                bad.push((snapshot.stamp, id));
-                // Another one may share it.
-                walk = Walk::new(here, progress);
-            }
-        }
-    }
-    Ok((good, bad))
-}
-
-fn of(reached: Reached) -> (Id, PackKind) {
-    match reached {
-        Reached::Node(id) => (id, PackKind::Tree),
-        Reached::Chunk(chunk) => (chunk.id, PackKind::Data),
-    }
-}
-
 /// The packs that are there as they are here, or that are there alone; not those that are cut short or damaged.
 fn whole_packs(here: &Repository, there: &Repository) -> Result<HashSet<Id>, ReplicateError> {
     let (ours, theirs) =
@@ -294,63 +168,6 @@ fn whole_packs(here: &Repository, there: &Repository) -> Result<HashSet<Id>, Rep
         ours.pack_len(pack).is_none_or(|own| own == *len) && !damaged.contains(&Key::Pack(*pack).path())
     };
     Ok(theirs.packs().into_iter().filter(is_whole).map(|(pack, _)| pack).collect())
-}
-
-/// Gives snapshots their names there, each once everything that it needs is there to stay: what isn't, since a prune there has
-/// condemned or removed it meanwhile, is stored there once more.
-fn publish_all(
-    ends: &Ends<'_>,
-    (here, there): (&Repository, &Repository),
-    snapshots: &[&Snapshot],
-    theirs: &Snapshots,
-    done: &mut Replicated,
-    progress: &dyn Progress,
-) -> Result<(), ReplicateError> {
-    let index = there.index().map_err(ReplicateError::target)?;
-    let (mut walk, mut relied) = (Walk::new(here, progress), HashSet::new());
-    for snapshot in snapshots {
-        loop {
-            let lasts = |relied: &HashSet<Id>| relied.iter().all(|pack| index.is_lasting_pack(pack));
-            index.refresh().map_err(ReplicateError::target)?;
-            if !lasts(&relied) {
-                (walk, relied) = (Walk::new(here, progress), HashSet::new());
-            }
-            let writer = ChunkWriter::new(there, Trust::Index);
-            for root in roots(&snapshot.manifest) {
-                let walked = walk.below(root, &mut |reached| {
-                    let (id, kind) = of(reached);
-                    match lasting_there(here, there, &id)? {
-                        Some(packs) => relied.extend(packs),
-                        None => drop(writer.put(kind, &here.read_chunk(&id)?)?),
-                    }
-                    Ok(())
-                });
-                if let Some(lost) = walked.map_err(ReplicateError::target)?.pop() {
-                    return Err(ReplicateError::source(lost.error));
-                }
-            }
-            let written = writer.finish().map_err(ReplicateError::target)?;
-            done.sent_bytes += written.stored_bytes + written.metadata_bytes;
-            relied.extend(written.packs);
-            index.refresh().map_err(ReplicateError::target)?;
-            if lasts(&relied) {
-                break;
-            }
-        }
-        if theirs.get(snapshot.stamp).is_none() {
-            publish(ends, snapshot.stamp, done)?;
-        }
-    }
-    Ok(())
-}
-
-/// Where a chunk lies there, in packs that stay. A pack that is here too holds what the trailer here says; of others the trailer
-/// there is asked.
-fn lasting_there(here: &Repository, there: &Repository, id: &Id) -> Result<Option<Vec<Id>>, RepositoryError> {
-    let (ours, theirs) = (here.index()?, there.index()?);
-    let Some(packs) = theirs.lasting(id.prefix()) else { return Ok(None) };
-    let is_common = packs.first().is_some_and(|pack| ours.pack_len(pack) == theirs.pack_len(pack));
-    Ok((is_common || theirs.holds(id)?).then_some(packs))
 }
 
 /// Without a key nobody can tell what a snapshot needs: everything is sent that isn't there.
@@ -380,84 +197,6 @@ fn by_files(ends: &Ends<'_>, done: &mut Replicated, progress: &dyn Progress) -> 
         publish(ends, stamp, done)?;
     }
     Ok(())
-}
-
-/// A snapshot's manifest, then its name.
-fn publish(ends: &Ends<'_>, stamp: Stamp, done: &mut Replicated) -> Result<(), ReplicateError> {
-    let name = Key::Snapshot(stamp).path();
-    let line = match ends.source.get(&name) {
-        // It was forgotten meanwhile.
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(ReplicateError::source)?,
-    };
-    let hex = std::str::from_utf8(&line).ok().and_then(|line| line.strip_suffix('\n'));
-    let Some(manifest) = hex.and_then(Id::from_hex) else {
-        done.warnings.push(format!("{name} is damaged, and not sent"));
-        return Ok(());
-    };
-    let key = Key::Manifest(manifest);
-    let bytes = match ends.source.get(&key.path()) {
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(ReplicateError::source)?,
-    };
-    if Id::of(&bytes) != manifest {
-        done.warnings.push(format!("{} is damaged, and snapshot {stamp} is not sent", key.path()));
-        return Ok(());
-    }
-    ends.target.put(&key.path(), &bytes).map_err(ReplicateError::target)?;
-    match ends.target.put_new(&name, &line) {
-        Err(error) if error.kind == ErrorKind::Exists => {
-            if ends.target.get(&name).map_err(ReplicateError::target)? != line {
-                let message = format!(
-                    "there is another snapshot {stamp} already: somebody else writes to that replica"
-                );
-                return Err(ReplicateError::target(RepositoryError::damaged(name, message)));
-            }
-        }
-        other => other.map_err(ReplicateError::target)?,
-    }
-    done.sent_bytes += (bytes.len() + line.len()) as u64;
-    done.snapshots.push(stamp);
-    Ok(())
-}
-
-/// Copies the files of a directory that aren't there, if they prove themselves.
-fn copy_missing(ends: &Ends<'_>, directory: &str, done: &mut Replicated) -> Result<(), ReplicateError> {
-    let there = names(ends.target, directory).map_err(ReplicateError::target)?;
-    for path in names(ends.source, directory).map_err(ReplicateError::source)? {
-        let Some(key) = Key::parse(&path).filter(|_| !there.contains(&path)) else { continue };
-        let bytes = match ends.source.get(&path) {
-            Err(error) if error.kind == ErrorKind::NotFound => continue,
-            other => other.map_err(ReplicateError::source)?,
-        };
-        let is_right = match &key {
-            Key::Index(id) => Id::of(&bytes) == *id,
-            Key::WrappedKey(name) => name.proves(&bytes),
-            _ => false,
-        };
-        if is_right {
-            ends.target.put(&path, &bytes).map_err(ReplicateError::target)?;
-            done.sent_bytes += bytes.len() as u64;
-        }
-    }
-    Ok(())
-}
-
-/// Pins of snapshots that are there.
-fn pins(ends: &Ends<'_>, done: &mut Replicated) -> Result<(), ReplicateError> {
-    let there = names(ends.target, "pins").map_err(ReplicateError::target)?;
-    for path in names(ends.source, "pins").map_err(ReplicateError::source)? {
-        let Some(Key::Pin(stamp)) = Key::parse(&path).filter(|_| !there.contains(&path)) else { continue };
-        if ends.target.has(&Key::Snapshot(stamp).path()).map_err(ReplicateError::target)? {
-            ends.target.put(&path, b"").map_err(ReplicateError::target)?;
-            done.sent_bytes += path.len() as u64;
-        }
-    }
-    Ok(())
-}
-
-fn names(backend: &dyn Backend, directory: &str) -> Result<HashSet<String>, RepositoryError> {
-    Ok(backend.list(directory)?.into_iter().map(|(path, _)| path).collect())
 }
 
 /// The stamps of a repository's names, ascending.

@@ -1,8 +1,8 @@
 //! Sends packs: read and proven here, whole or as a recipe there, listed in index files there.
 
+use super::done::Replicated;
 use super::error::ReplicateError;
 use super::needed::{Recipe, recipe};
-use super::run::Replicated;
 use crate::backend::{Backend, ErrorKind, Limit};
 use crate::format::{IndexedPack, Key, ListedPack};
 use crate::id::Id;

@@ -7,7 +7,7 @@
 //! another process has it, this one makes a private copy beside it; when it is missing, stale or damaged it is made
 //! anew from `index/`. A hit counts only for a pack that the repository's own listing holds.
 
-use super::doomed::read_doomed;
+use super::condemned::read_doomed;
 use super::error::RepositoryError;
 use super::location::{Location, PackNumbers};
 use super::memory_table::MemoryTable;

@@ -3,8 +3,8 @@
 use super::chunk_cache::ChunkCache;
 use super::chunk_index::{ChunkIndex, IndexOptions};
 use super::error::RepositoryError;
+use super::keys::{KeyFiles, Unlock, read_keys, unlocked};
 use super::memory_table::PrefixMap;
-use super::sealing::{KeyFiles, Unlock, read_keys, unlocked};
 use crate::backend::{Backend, ErrorKind, Lock, LockGuard, LockKind};
 use crate::crypto::{RepositoryKey, Seals};
 use crate::format::{Chunking, Encryption, FormatError, Key, RepositoryConfig};

@@ -2,34 +2,13 @@
 //! real Chroma opens it.
 
 use crate::far::Sshd;
-use crate::support::{Scratch, document, put, python, run};
+use crate::support::{Scratch, document, put, python};
 use std::path::Path;
-use std::process::Command;
 
-/// `add STORE ID…` adds records, `ids STORE` prints those that Chroma knows and finds by their vectors, sorted.
-const CHROMA: &str = r#"
-import random, sys
-import chromadb
-from chromadb.config import Settings
-
-def vector(seed):
-    r = random.Random(seed); v = [r.gauss(0, 1) for _ in range(24)]; n = sum(x * x for x in v) ** .5
-    return [x / n for x in v]
-
-verb, store, ids = sys.argv[1], sys.argv[2], sys.argv[3:]
-client = chromadb.PersistentClient(store, Settings(anonymized_telemetry=False))
-c = client.get_or_create_collection("notes", metadata={"hnsw:space": "cosine", "hnsw:sync_threshold": 50, "hnsw:batch_size": 20}, embedding_function=None)
-if verb == "add":
-    c.add(ids=ids, embeddings=[vector(i) for i in ids], documents=[f"about {i}" for i in ids])
-found = [i for i in sorted(c.get()["ids"]) if c.query(query_embeddings=[vector(i)], n_results=1)["ids"][0][0] == i]
-assert len(found) == c.count(), (len(found), c.count())
-print(" ".join(found))
-"#;
-
-fn chroma(python: &Path, verb: &str, store: &Path, ids: &[String]) -> String {
-    let mut command = Command::new(python);
-    command.args(["-c", CHROMA, verb]).arg(store).args(ids).env("ANONYMIZED_TELEMETRY", "False");
-    String::from_utf8(run(&mut command).stdout).unwrap().trim().to_owned()
+fn chroma(python: &Path, verb: &str, store: &Path, ids: &[&str]) -> String {
+    let arguments: Vec<&str> =
+        [verb, store.to_str().unwrap()].into_iter().chain(ids.iter().copied()).collect();
+    crate::restore_drill::chroma(python, &arguments)
 }
 
 #[test]
@@ -44,6 +23,7 @@ fn everything_comes_back_from_a_replica_and_one_identity() {
         // The host that is lost. It never has the identity but while it works; here it lies in its memory only.
         let host = Scratch::new();
         let names: Vec<String> = (0..120).map(|number| format!("note-{number:03}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         chroma(&python, "add", &host.path("data/chroma"), &names);
         let database = rusqlite::Connection::open(host.path("data/app.db")).unwrap();
         database.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES (1), (2), (3)").unwrap();
@@ -66,7 +46,7 @@ fn everything_comes_back_from_a_replica_and_one_identity() {
         };
         ok(&["init", "--recipient", &identity]);
         ok(&["backup", "--replicate"]);
-        chroma(&python, "add", &host.path("data/chroma"), &["the last note".to_owned()]);
+        chroma(&python, "add", &host.path("data/chroma"), &["the-last-note"]);
         database.execute_batch("INSERT INTO t VALUES (4)").unwrap();
         ok(&["backup", "--replicate"]);
         known = chroma(&python, "ids", &host.path("data/chroma"), &[]);
@@ -90,7 +70,8 @@ fn everything_comes_back_from_a_replica_and_one_identity() {
     let store = new.path("data/chroma");
     assert_eq!(chroma(&python, "ids", &store, &[]), known);
     // Life goes on: it takes new records, and backups go to the same replica as before.
-    assert!(chroma(&python, "add", &store, &["life goes on".to_owned()]).contains("life goes on"));
+    chroma(&python, "add", &store, &["life-goes-on"]);
+    assert!(chroma(&python, "ids", &store, &[]).contains("life-goes-on"));
     put(
         &new.path("icecore.toml"),
         format!("profile = \"app\"\nrepository = \"{url}\"\n[source.chroma]\npath = \"data/chroma\"\n"),

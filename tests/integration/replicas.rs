@@ -639,35 +639,45 @@ fn who_sends_future_stamps_ages_nothing_out() {
     assert!(good.iter().chain(&old).all(|stamp| left.contains(stamp)), "{left:?}");
 }
 
-/// A store whose retention keeps everything.
-struct Keeping(icecore::backend::MemoryBackend);
+/// A store with manners of its own.
+struct Odd {
+    store: icecore::backend::MemoryBackend,
+    /// Its retention lets nothing be deleted.
+    keeps_all: bool,
+    /// It makes a name, and then says that it is taken: its answer was lost, and the request repeated.
+    forgets_names: bool,
+}
 
-impl icecore::backend::Backend for Keeping {
+impl Backend for Odd {
     fn location(&self) -> String {
-        self.0.location()
+        self.store.location()
     }
     fn get(&self, key: &str) -> Result<Vec<u8>, BackendError> {
-        self.0.get(key)
+        self.store.get(key)
     }
     fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
-        self.0.get_range(key, offset, len)
+        self.store.get_range(key, offset, len)
     }
     fn size(&self, key: &str) -> Result<u64, BackendError> {
-        self.0.size(key)
+        self.store.size(key)
     }
     fn arrived(&self, key: &str) -> Result<Option<i64>, BackendError> {
-        self.0.arrived(key)
+        self.store.arrived(key)
     }
     fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
-        self.0.put(key, bytes)
+        self.store.put(key, bytes)
     }
     fn put_new(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
-        self.0.put_new(key, bytes)
+        self.store.put_new(key, bytes)?;
+        if self.forgets_names { self.store.put_new(key, bytes) } else { Ok(()) }
     }
     fn list(&self, directory: &str) -> Result<Vec<(String, u64)>, BackendError> {
-        self.0.list(directory)
+        self.store.list(directory)
     }
     fn delete(&self, key: &str) -> Result<(), BackendError> {
+        if !self.keeps_all {
+            return self.store.delete(key);
+        }
         let source = std::io::Error::other("the object is locked");
         Err(BackendError {
             kind: icecore::backend::ErrorKind::Held,
@@ -681,7 +691,7 @@ impl icecore::backend::Backend for Keeping {
         name: &str,
         kind: icecore::backend::LockKind,
     ) -> Result<icecore::backend::Lock, BackendError> {
-        self.0.try_lock(name, kind)
+        self.store.try_lock(name, kind)
     }
 }
 
@@ -696,7 +706,8 @@ fn what_retention_still_holds_is_told_and_stays_whole() {
         scratch.file("tree/file", noise(100_000, round));
         scratch.backup(&TREE);
     }
-    let store = Keeping(icecore::backend::MemoryBackend::default());
+    let store =
+        Odd { store: icecore::backend::MemoryBackend::default(), keeps_all: true, forgets_names: false };
     for (key, bytes) in contents(&scratch.path("repo")) {
         store.put(&key, &bytes).unwrap();
     }
@@ -830,47 +841,6 @@ fn packs_of_very_many_pieces_are_sent_as_they_are() {
     assert_eq!(at(&scratch, &scratch.path("far"), &["check", "--read-data"]).0, 0);
 }
 
-/// A store that makes a name, and then says that it is taken: its answer was lost, and the request repeated.
-struct Forgetful(icecore::backend::MemoryBackend);
-
-impl Backend for Forgetful {
-    fn location(&self) -> String {
-        self.0.location()
-    }
-    fn get(&self, key: &str) -> Result<Vec<u8>, BackendError> {
-        self.0.get(key)
-    }
-    fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
-        self.0.get_range(key, offset, len)
-    }
-    fn size(&self, key: &str) -> Result<u64, BackendError> {
-        self.0.size(key)
-    }
-    fn arrived(&self, key: &str) -> Result<Option<i64>, BackendError> {
-        self.0.arrived(key)
-    }
-    fn put(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
-        self.0.put(key, bytes)
-    }
-    fn put_new(&self, key: &str, bytes: &[u8]) -> Result<(), BackendError> {
-        self.0.put_new(key, bytes)?;
-        self.0.put_new(key, bytes)
-    }
-    fn list(&self, directory: &str) -> Result<Vec<(String, u64)>, BackendError> {
-        self.0.list(directory)
-    }
-    fn delete(&self, key: &str) -> Result<(), BackendError> {
-        self.0.delete(key)
-    }
-    fn try_lock(
-        &self,
-        name: &str,
-        kind: icecore::backend::LockKind,
-    ) -> Result<icecore::backend::Lock, BackendError> {
-        self.0.try_lock(name, kind)
-    }
-}
-
 #[test]
 fn a_name_that_was_made_unheard_is_ones_own() {
     use icecore::format::Manifest;
@@ -890,7 +860,7 @@ fn a_name_that_was_made_unheard_is_ones_own() {
             store.put(&key, &bytes).unwrap();
         }
     }
-    let store: Arc<dyn Backend> = Arc::new(Forgetful(store));
+    let store: Arc<dyn Backend> = Arc::new(Odd { store, keeps_all: false, forgets_names: true });
     let repository = Repository::open(Arc::clone(&store), IndexOptions::default()).unwrap();
     let mut manifest = manifest.unwrap();
     let stamp = manifest.stamp;

@@ -31,7 +31,7 @@ else:
     print(" ".join(found))
 "#;
 
-fn chroma(python: &Path, arguments: &[&str]) -> String {
+pub fn chroma(python: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(python);
     let output = run(command.args(["-c", CHROMA]).args(arguments).env("ANONYMIZED_TELEMETRY", "False"));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()

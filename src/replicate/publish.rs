@@ -1,0 +1,149 @@
+//! Gives snapshots their names there, once everything that they need is there.
+
+use super::choose::of;
+use super::done::Replicated;
+use super::error::ReplicateError;
+use super::send::Ends;
+use crate::backend::{Backend, ErrorKind};
+use crate::format::Key;
+use crate::id::Id;
+use crate::progress::Progress;
+use crate::reach::{Walk, roots};
+use crate::repository::{ChunkWriter, Repository, RepositoryError, Snapshot, Snapshots, Trust};
+use crate::stamp::Stamp;
+use std::collections::HashSet;
+
+/// Gives snapshots their names there, each once everything that it needs is there to stay: what isn't, since a prune there has
+/// condemned or removed it meanwhile, is stored there once more.
+pub fn publish_all(
+    ends: &Ends<'_>,
+    (here, there): (&Repository, &Repository),
+    snapshots: &[&Snapshot],
+    theirs: &Snapshots,
+    done: &mut Replicated,
+    progress: &dyn Progress,
+) -> Result<(), ReplicateError> {
+    let index = there.index().map_err(ReplicateError::target)?;
+    let (mut walk, mut relied) = (Walk::new(here, progress), HashSet::new());
+    for snapshot in snapshots {
+        loop {
+            let lasts = |relied: &HashSet<Id>| relied.iter().all(|pack| index.is_lasting_pack(pack));
+            index.refresh().map_err(ReplicateError::target)?;
+            if !lasts(&relied) {
+                (walk, relied) = (Walk::new(here, progress), HashSet::new());
+            }
+            let writer = ChunkWriter::new(there, Trust::Index);
+            for root in roots(&snapshot.manifest) {
+                let walked = walk.below(root, &mut |reached| {
+                    let (id, kind) = of(reached);
+                    match lasting_there(here, there, &id)? {
+                        Some(packs) => relied.extend(packs),
+                        None => drop(writer.put(kind, &here.read_chunk(&id)?)?),
+                    }
+                    Ok(())
+                });
+                if let Some(lost) = walked.map_err(ReplicateError::target)?.pop() {
+                    return Err(ReplicateError::source(lost.error));
+                }
+            }
+            let written = writer.finish().map_err(ReplicateError::target)?;
+            done.sent_bytes += written.stored_bytes + written.metadata_bytes;
+            relied.extend(written.packs);
+            index.refresh().map_err(ReplicateError::target)?;
+            if lasts(&relied) {
+                break;
+            }
+        }
+        if theirs.get(snapshot.stamp).is_none() {
+            publish(ends, snapshot.stamp, done)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where a chunk lies there, in packs that stay. A pack that is here too holds what the trailer here says; of others the trailer
+/// there is asked.
+fn lasting_there(here: &Repository, there: &Repository, id: &Id) -> Result<Option<Vec<Id>>, RepositoryError> {
+    let (ours, theirs) = (here.index()?, there.index()?);
+    let Some(packs) = theirs.lasting(id.prefix()) else { return Ok(None) };
+    let is_common = packs.first().is_some_and(|pack| ours.pack_len(pack) == theirs.pack_len(pack));
+    Ok((is_common || theirs.holds(id)?).then_some(packs))
+}
+
+/// A snapshot's manifest, then its name.
+pub fn publish(ends: &Ends<'_>, stamp: Stamp, done: &mut Replicated) -> Result<(), ReplicateError> {
+    let name = Key::Snapshot(stamp).path();
+    let line = match ends.source.get(&name) {
+        // It was forgotten meanwhile.
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(ReplicateError::source)?,
+    };
+    let hex = std::str::from_utf8(&line).ok().and_then(|line| line.strip_suffix('\n'));
+    let Some(manifest) = hex.and_then(Id::from_hex) else {
+        done.warnings.push(format!("{name} is damaged, and not sent"));
+        return Ok(());
+    };
+    let key = Key::Manifest(manifest);
+    let bytes = match ends.source.get(&key.path()) {
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(ReplicateError::source)?,
+    };
+    if Id::of(&bytes) != manifest {
+        done.warnings.push(format!("{} is damaged, and snapshot {stamp} is not sent", key.path()));
+        return Ok(());
+    }
+    ends.target.put(&key.path(), &bytes).map_err(ReplicateError::target)?;
+    match ends.target.put_new(&name, &line) {
+        Err(error) if error.kind == ErrorKind::Exists => {
+            if ends.target.get(&name).map_err(ReplicateError::target)? != line {
+                let message = format!(
+                    "there is another snapshot {stamp} already: somebody else writes to that replica"
+                );
+                return Err(ReplicateError::target(RepositoryError::damaged(name, message)));
+            }
+        }
+        other => other.map_err(ReplicateError::target)?,
+    }
+    done.sent_bytes += (bytes.len() + line.len()) as u64;
+    done.snapshots.push(stamp);
+    Ok(())
+}
+
+/// Copies the files of a directory that aren't there, if they prove themselves.
+pub fn copy_missing(ends: &Ends<'_>, directory: &str, done: &mut Replicated) -> Result<(), ReplicateError> {
+    let there = names(ends.target, directory).map_err(ReplicateError::target)?;
+    for path in names(ends.source, directory).map_err(ReplicateError::source)? {
+        let Some(key) = Key::parse(&path).filter(|_| !there.contains(&path)) else { continue };
+        let bytes = match ends.source.get(&path) {
+            Err(error) if error.kind == ErrorKind::NotFound => continue,
+            other => other.map_err(ReplicateError::source)?,
+        };
+        let is_right = match &key {
+            Key::Index(id) => Id::of(&bytes) == *id,
+            Key::WrappedKey(name) => name.proves(&bytes),
+            _ => false,
+        };
+        if is_right {
+            ends.target.put(&path, &bytes).map_err(ReplicateError::target)?;
+            done.sent_bytes += bytes.len() as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Pins of snapshots that are there.
+pub fn pins(ends: &Ends<'_>, done: &mut Replicated) -> Result<(), ReplicateError> {
+    let there = names(ends.target, "pins").map_err(ReplicateError::target)?;
+    for path in names(ends.source, "pins").map_err(ReplicateError::source)? {
+        let Some(Key::Pin(stamp)) = Key::parse(&path).filter(|_| !there.contains(&path)) else { continue };
+        if ends.target.has(&Key::Snapshot(stamp).path()).map_err(ReplicateError::target)? {
+            ends.target.put(&path, b"").map_err(ReplicateError::target)?;
+            done.sent_bytes += path.len() as u64;
+        }
+    }
+    Ok(())
+}
+
+pub fn names(backend: &dyn Backend, directory: &str) -> Result<HashSet<String>, RepositoryError> {
+    Ok(backend.list(directory)?.into_iter().map(|(path, _)| path).collect())
+}
