@@ -642,8 +642,8 @@ fn who_sends_future_stamps_ages_nothing_out() {
 /// A store with manners of its own.
 struct Odd {
     store: icecore::backend::MemoryBackend,
-    /// Its retention lets nothing be deleted.
-    keeps_all: bool,
+    /// Its retention lets nothing be deleted whose key begins like this.
+    keeps: Option<&'static str>,
     /// It makes a name, and then says that it is taken: its answer was lost, and the request repeated.
     forgets_names: bool,
 }
@@ -675,7 +675,7 @@ impl Backend for Odd {
         self.store.list(directory)
     }
     fn delete(&self, key: &str) -> Result<(), BackendError> {
-        if !self.keeps_all {
+        if self.keeps.is_none_or(|kept| !key.starts_with(kept)) {
             return self.store.delete(key);
         }
         let source = std::io::Error::other("the object is locked");
@@ -706,29 +706,36 @@ fn what_retention_still_holds_is_told_and_stays_whole() {
         scratch.file("tree/file", noise(100_000, round));
         scratch.backup(&TREE);
     }
-    let store =
-        Odd { store: icecore::backend::MemoryBackend::default(), keeps_all: true, forgets_names: false };
-    for (key, bytes) in contents(&scratch.path("repo")) {
-        store.put(&key, &bytes).unwrap();
-    }
-    let store: Arc<dyn Backend> = Arc::new(store);
-    let open = || Repository::open(Arc::clone(&store), IndexOptions::default()).unwrap();
-    let repository = open();
-    let all = repository.snapshots().unwrap().list;
-    let going = all[..2].iter().map(|snapshot| snapshot.stamp).collect();
-    let options = PruneOptions { grace: None, patience: std::time::Duration::ZERO };
-    let mut forgotten = Vec::new();
-    let pruned = prune(&repository, &options, &going, &mut forgotten, &icecore::progress::Silent).unwrap();
-    assert!(pruned.held_files >= 2 && pruned.deleted_files == 0 && forgotten.is_empty(), "{pruned:?}");
-    assert!(pruned.warnings.iter().any(|warning| warning.contains("retention")), "{pruned:?}");
-    let again = open();
-    let left = again.snapshots().unwrap().list;
-    assert_eq!(left.len(), 3);
-    for snapshot in &left {
-        for source in &snapshot.manifest.sources {
-            let entries = again.entries(&source.root.as_ref().unwrap().content).unwrap();
-            for chunk in again.chunk_list(&entries[0].content).unwrap() {
-                again.read_chunk(&chunk.id).unwrap();
+    // Everything, or names only: then what they need must not go.
+    for kept in ["", "snapshots/"] {
+        let store = Odd {
+            store: icecore::backend::MemoryBackend::default(),
+            keeps: Some(kept),
+            forgets_names: false,
+        };
+        for (key, bytes) in contents(&scratch.path("repo")) {
+            store.put(&key, &bytes).unwrap();
+        }
+        let store: Arc<dyn Backend> = Arc::new(store);
+        let open = || Repository::open(Arc::clone(&store), IndexOptions::default()).unwrap();
+        let repository = open();
+        let all = repository.snapshots().unwrap().list;
+        let going = all[..2].iter().map(|snapshot| snapshot.stamp).collect();
+        let options = PruneOptions { grace: None, patience: std::time::Duration::ZERO };
+        let mut forgotten = Vec::new();
+        let pruned =
+            prune(&repository, &options, &going, &mut forgotten, &icecore::progress::Silent).unwrap();
+        assert!(pruned.held_files >= 2 && forgotten.is_empty(), "{pruned:?}");
+        assert!(pruned.warnings.iter().any(|warning| warning.contains("retention")), "{pruned:?}");
+        let again = open();
+        let left = again.snapshots().unwrap().list;
+        assert_eq!(left.len(), 3);
+        for snapshot in &left {
+            for source in &snapshot.manifest.sources {
+                let entries = again.entries(&source.root.as_ref().unwrap().content).unwrap();
+                for chunk in again.chunk_list(&entries[0].content).unwrap() {
+                    again.read_chunk(&chunk.id).unwrap();
+                }
             }
         }
     }
@@ -860,7 +867,7 @@ fn a_name_that_was_made_unheard_is_ones_own() {
             store.put(&key, &bytes).unwrap();
         }
     }
-    let store: Arc<dyn Backend> = Arc::new(Odd { store, keeps_all: false, forgets_names: true });
+    let store: Arc<dyn Backend> = Arc::new(Odd { store, keeps: None, forgets_names: true });
     let repository = Repository::open(Arc::clone(&store), IndexOptions::default()).unwrap();
     let mut manifest = manifest.unwrap();
     let stamp = manifest.stamp;
