@@ -21,11 +21,12 @@ pub fn arrivals(
     repository: &Repository,
     snapshots: &Snapshots,
 ) -> Result<HashMap<Stamp, Stamp>, RepositoryError> {
-    let mut arrived = Vec::new();
-    for snapshot in &snapshots.list {
+    let ask = |snapshot: &Snapshot| {
         let time = repository.backend().arrived(&Key::Snapshot(snapshot.stamp).path())?;
-        arrived.push((time.map_or(snapshot.stamp, Stamp::from_nanos), snapshot.stamp));
-    }
+        Ok::<_, RepositoryError>((time.map_or(snapshot.stamp, Stamp::from_nanos), snapshot.stamp))
+    };
+    let arrived = repository.at_once("snapshots", &snapshots.list, ask).into_iter();
+    let mut arrived: Vec<(Stamp, Stamp)> = arrived.collect::<Result<_, _>>()?;
     arrived.sort_unstable();
     let (mut times, mut last) = (HashMap::new(), None);
     for (arrival, stamp) in arrived {

@@ -1,5 +1,6 @@
 //! Chunks and snapshots, kept in packs on a backend.
 
+mod at_once;
 mod bases;
 mod chunk_cache;
 mod chunk_index;

@@ -49,6 +49,10 @@ impl Snapshots {
     }
 }
 
+/// So many snapshots are read first, and so many at a time after that.
+const FEW: usize = 4;
+const MANY: usize = 128;
+
 /// Of later validations the one that decides: the newest, but a quick one that found nothing says nothing against what a
 /// full one found.
 fn deciding(mut proofs: Vec<&ProofFile>) -> Option<&ProofFile> {
@@ -86,22 +90,29 @@ impl Repository {
         let bad = proofs.values().flatten().filter(|proof| !proof.is_valid());
         let bad: HashSet<Stamp> = bad.map(|proof| proof.stamp).collect();
         let mut is_enough = false;
-        for stamp in stamps {
-            if is_enough && !bad.contains(&stamp) {
-                continue;
-            }
-            match self.read_snapshot(stamp) {
-                Ok((manifest_id, manifest)) => {
-                    let later_proof =
-                        proofs.get(&manifest_id).and_then(|own| deciding(own.iter().collect())).cloned();
-                    let pinned = pins.contains(&stamp);
-                    let snapshot = Snapshot { stamp, manifest_id, manifest, pinned, later_proof };
-                    is_enough |= enough(&snapshot);
-                    found.list.push(snapshot);
+        // The newest by themselves: they are enough for most.
+        let (newest, rest) = stamps.split_at(stamps.len().min(FEW));
+        for some in std::iter::once(newest).chain(rest.chunks(MANY)) {
+            let wanted: Vec<Stamp> =
+                some.iter().copied().filter(|stamp| !is_enough || bad.contains(stamp)).collect();
+            let read = self.at_once("snapshots", &wanted, |stamp| self.read_snapshot(*stamp));
+            for (stamp, read) in wanted.into_iter().zip(read) {
+                if is_enough && !bad.contains(&stamp) {
+                    continue;
                 }
-                Err(RepositoryError::NoSnapshot { .. }) => found.arriving.push(stamp),
-                Err(RepositoryError::Damaged { file, detail }) => found.damaged.push((file, detail)),
-                Err(error) => return Err(error),
+                match read {
+                    Ok((manifest_id, manifest)) => {
+                        let later_proof =
+                            proofs.get(&manifest_id).and_then(|own| deciding(own.iter().collect())).cloned();
+                        let pinned = pins.contains(&stamp);
+                        let snapshot = Snapshot { stamp, manifest_id, manifest, pinned, later_proof };
+                        is_enough |= enough(&snapshot);
+                        found.list.push(snapshot);
+                    }
+                    Err(RepositoryError::NoSnapshot { .. }) => found.arriving.push(stamp),
+                    Err(RepositoryError::Damaged { file, detail }) => found.damaged.push((file, detail)),
+                    Err(error) => return Err(error),
+                }
             }
         }
         found.list.reverse();
@@ -245,7 +256,7 @@ impl Repository {
             let bytes = self.open_file(SealedFile::Proof, &Key::Proof(id), bytes).ok()?;
             Some((id, ProofFile::decode(&bytes).ok()?))
         };
-        Ok(ids.into_iter().filter_map(read).collect())
+        Ok(self.at_once("proofs", &ids, |id| read(*id)).into_iter().flatten().collect())
     }
 
     /// Records the result of a later validation.
