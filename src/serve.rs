@@ -199,6 +199,10 @@ impl Server<'_> {
         if directory == "snapshots" {
             self.prove_arrival(action, key, bytes)?;
         }
+        // A key in a repository that isn't encrypted would be taken for the sign that somebody has changed that.
+        if directory == "keys" && self.allowed == Allowed::Adding && !self.is_encrypted_or_new()? {
+            return Err(refused(action, key, "the repository is not encrypted"));
+        }
         if self.allowed == Allowed::Everything && !is_new {
             return self.backend.put(key, bytes);
         }
@@ -215,6 +219,14 @@ impl Server<'_> {
                 }
             }
             other => other,
+        }
+    }
+
+    fn is_encrypted_or_new(&self) -> Result<bool, BackendError> {
+        match self.backend.get("config") {
+            Ok(config) => Ok(config.windows(9).any(|window| window == b"\"cipher\":")),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
         }
     }
 

@@ -46,7 +46,7 @@ type Reply = (Answer, Vec<u8>);
 pub struct SshBackend {
     location: String,
     link: Arc<Link>,
-    child: Mutex<Child>,
+    child: Arc<Mutex<Child>>,
     limit: Arc<Limit>,
 }
 
@@ -58,6 +58,11 @@ struct Link {
     said: Mutex<VecDeque<String>>,
     /// Not zero once the user wants an end.
     stop: Arc<AtomicUsize>,
+    begun: Instant,
+    /// When something was sent or received last, in milliseconds since `begun`.
+    active: AtomicU64,
+    /// When the writing began that is going on, in the same; 0: none is.
+    writing: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,6 +101,9 @@ impl SshBackend {
             next: AtomicU64::new(0),
             said: Mutex::default(),
             stop: Arc::clone(&options.stop),
+            begun: Instant::now(),
+            active: AtomicU64::new(0),
+            writing: AtomicU64::new(0),
         });
         if let Some(said) = said {
             listen(Arc::clone(&link), said);
@@ -115,7 +123,9 @@ impl SshBackend {
         match greeted.recv_timeout(GREETING).unwrap_or_else(|_| Err(silent())) {
             Ok(()) => {
                 let limit = Arc::clone(&options.limit);
-                Ok(Self { location, link, child: Mutex::new(child), limit })
+                let child = Arc::new(Mutex::new(child));
+                watch(&link, &child);
+                Ok(Self { location, link, child, limit })
             }
             Err(error) => {
                 drop(lock(&link.out).take());
@@ -171,7 +181,10 @@ impl Link {
         let written = {
             let mut out = lock(&self.out);
             let out = out.as_mut().ok_or_else(lost)?;
-            write_frame(&mut Slowly { out, limit }, number, request, payload)
+            self.writing.store(self.now().max(1), Ordering::Relaxed);
+            let written = write_frame(&mut Slowly { out, limit, link: self }, number, request, payload);
+            self.writing.store(0, Ordering::Relaxed);
+            written
         };
         if let Err(error) = written {
             self.wait_no_more(number);
@@ -185,12 +198,21 @@ impl Link {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let (waited, is_asked) = (begun.elapsed(), self.stop.load(Ordering::Relaxed) > 0);
-            if waited > PATIENCE || (is_asked && waited > GRACE) {
+            if waited.min(self.idle()) > PATIENCE || (is_asked && waited > GRACE) {
                 self.wait_no_more(number);
                 let said = format!("the far side has not answered for {} s", waited.as_secs());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, said));
             }
         }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// For so long nothing was sent or received.
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.active.load(Ordering::Relaxed)))
     }
 
     fn wait_no_more(&self, number: u64) {
@@ -215,13 +237,48 @@ impl Link {
 struct Slowly<'w> {
     out: &'w mut ChildStdin,
     limit: &'w Limit,
+    link: &'w Link,
+}
+
+/// Notes that something arrives.
+struct Heard<'l> {
+    from: BufReader<ChildStdout>,
+    link: &'l Link,
+}
+
+impl Read for Heard<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.link.active.store(self.link.now(), Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Ends a connection whose writing hangs: a far side that is stopped takes nothing, and ssh doesn't notice.
+fn watch(link: &Arc<Link>, child: &Arc<Mutex<Child>>) {
+    let (link, child) = (Arc::downgrade(link), Arc::clone(child));
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(LOOK);
+            let Some(link) = link.upgrade() else { return };
+            let since = link.writing.load(Ordering::Relaxed);
+            let lasts = Duration::from_millis(link.now().saturating_sub(since));
+            let is_asked = link.stop.load(Ordering::Relaxed) > 0;
+            if since > 0 && (lasts.min(link.idle()) > PATIENCE || (is_asked && lasts > GRACE)) {
+                drop(lock(&child).kill());
+                return;
+            }
+        }
+    });
 }
 
 impl Write for Slowly<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let part = bytes.get(..PIECE_BYTES).unwrap_or(bytes);
         self.limit.wait(part.len() as u64);
-        self.out.write(part)
+        let count = self.out.write(part)?;
+        self.link.active.store(self.link.now(), Ordering::Relaxed);
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -249,7 +306,8 @@ fn greet(link: &Link, from: Option<ChildStdout>) -> io::Result<BufReader<ChildSt
 }
 
 /// Gives each answer to whoever waits for it, until there are no more.
-fn deliver(link: &Link, mut from: BufReader<ChildStdout>) {
+fn deliver(link: &Link, from: BufReader<ChildStdout>) {
+    let mut from = Heard { from, link };
     while let Ok(Some(Frame { number, says, payload })) = read_frame::<Answer>(&mut from) {
         let sender = lock(&link.waiting).as_mut().and_then(|waiting| waiting.remove(&number));
         if let Some(sender) = sender {

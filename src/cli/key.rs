@@ -5,6 +5,7 @@ use super::context::Context;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::report::Report;
+use crate::backend::{Backend, LocalBackend};
 use crate::crypto::RepositoryKey;
 use crate::format::{Key, KeyName};
 use crate::key::{KeyError, Recipient, wrap};
@@ -139,15 +140,23 @@ fn remove(context: &Context, wanted: &str) -> Result<Report, Failure> {
         .hint("`icecore key add` another one first; nothing was changed"));
     }
     repository.backend().delete(&Key::WrappedKey(name.clone()).path())?;
-    // What restores keep of the state before has keys of its own.
-    for open in context.journals().0 {
-        let path = open.place.undo(&open.id).join(Key::WrappedKey(name.clone()).path());
-        drop(std::fs::remove_file(path));
+    let mut warnings = Vec::new();
+    // What restores keep of the state before has keys of its own: those who stay must be able to open it.
+    for open in context.journals().0.into_iter().filter(|open| open.journal.has_undo) {
+        let undo = LocalBackend::new(open.place.undo(&open.id));
+        let others = files.iter().filter(|(other, _)| other != name);
+        let mut put = others.map(|(other, bytes)| undo.put(&Key::WrappedKey(other.clone()).path(), bytes));
+        let moved =
+            put.try_for_each(|put| put).and_then(|()| undo.delete(&Key::WrappedKey(name.clone()).path()));
+        if let Err(error) = moved {
+            warnings.push(format!("it still opens what a restore has kept: {error}"));
+        }
     }
     let left = read_keys(repository.backend())?;
     let keys =
         json!({ "keys": keys_of(&left), "fingerprint": key.fingerprint(), "removed": name.to_string() });
     let mut report = Report::done(keys, vec![format!("key {name} removed; {} left", left.len())]);
+    report.warnings = warnings;
     report.warnings.push(
         "whoever had it may have kept a copy of the key file, or of the repository's key itself, which stays the same: \
          what such a person may not read belongs into a new repository; replicas keep the file until it is removed there"

@@ -162,18 +162,30 @@ fn bring(
     // Others limit what they send themselves.
     let pace = Limit::new(target.way.limit.filter(|_| target.place.local().is_some()));
     let mut pauses = PAUSES.iter();
-    let (mut total, mut is_first) = (Replicated::default(), true);
+    let (mut total, mut attempts) = (Replicated::default(), 0);
     loop {
+        attempts += 1;
         progress.begin(&format!("replicating to {}", target.name), None);
-        let connected = context.far_backend(&target.place, &target.way).map_err(|failure| match is_first {
-            true => Broken::ForGood(failure),
-            // Whoever was there once may come back.
-            false => Broken::ForNow { failure, got_on: false },
-        });
-        is_first = false;
+        let connected =
+            context.far_backend(&target.place, &target.way).map_err(|failure| match attempts == 1 {
+                true => Broken::ForGood(failure),
+                // Whoever was there once may come back.
+                false => Broken::ForNow { failure, got_on: false },
+            });
         let attempt = connected.and_then(|far| {
-            let (repository, _) = open_if_possible(context, backend).map_err(Broken::ForGood)?;
-            let source = Source { backend: &**backend, repository: repository.as_ref() };
+            // A connection to the source that broke is made anew.
+            let again = |failure: Failure| match failure.code {
+                "unreachable" => Broken::ForNow { failure, got_on: false },
+                _ => Broken::ForGood(failure),
+            };
+            let backend = match context.place().map_err(Broken::ForGood)? {
+                place if place.local().is_none() && attempts > 1 => {
+                    context.backend_of(&place).map_err(again)?
+                }
+                _ => Arc::clone(backend),
+            };
+            let (repository, _) = open_if_possible(context, &backend).map_err(again)?;
+            let source = Source { backend: &*backend, repository: repository.as_ref() };
             let terms = Terms { wanted, options: target.options(context), patience, pace: &pace };
             let mut done = Replicated::default();
             let result = replicate(&source, &far, &terms, &mut done, progress);

@@ -14,7 +14,7 @@ pub enum CountedBy<'a> {
     Arrival(&'a HashMap<Stamp, Stamp>),
 }
 
-/// When each snapshot counts as taken, by the clock of the place where the repository is. In the order in which they came, a name is
+/// When each snapshot counts as taken, by the clock of the place where the repository is. In the order in which those of a profile came, a name is
 /// believed as long as it lies between the time of the one before and its own arrival: a history that comes all at once keeps its
 /// times, and who sends a snapshot later can neither put it before the newest that was there nor ahead of now.
 pub fn arrivals(
@@ -23,16 +23,17 @@ pub fn arrivals(
 ) -> Result<HashMap<Stamp, Stamp>, RepositoryError> {
     let ask = |snapshot: &Snapshot| {
         let time = repository.backend().arrived(&Key::Snapshot(snapshot.stamp).path())?;
-        Ok::<_, RepositoryError>((time.map_or(snapshot.stamp, Stamp::from_nanos), snapshot.stamp))
+        let profile = snapshot.manifest.profile.clone();
+        Ok::<_, RepositoryError>((time.map_or(snapshot.stamp, Stamp::from_nanos), snapshot.stamp, profile))
     };
     let arrived = repository.at_once("snapshots", &snapshots.list, ask).into_iter();
-    let mut arrived: Vec<(Stamp, Stamp)> = arrived.collect::<Result<_, _>>()?;
+    let mut arrived: Vec<(Stamp, Stamp, String)> = arrived.collect::<Result<_, _>>()?;
     arrived.sort_unstable();
-    let (mut times, mut last) = (HashMap::new(), None);
-    for (arrival, stamp) in arrived {
-        let time = last.map_or(stamp, |last| stamp.max(last)).min(arrival);
+    let (mut times, mut last): (HashMap<Stamp, Stamp>, HashMap<String, Stamp>) = Default::default();
+    for (arrival, stamp, profile) in arrived {
+        let time = last.get(&profile).map_or(stamp, |last| stamp.max(*last)).min(arrival);
         times.insert(stamp, time);
-        last = Some(time);
+        last.insert(profile, time);
     }
     Ok(times)
 }

@@ -13,6 +13,9 @@ use crate::repository::{ChunkWriter, Repository, RepositoryError, Snapshot, Snap
 use crate::stamp::Stamp;
 use std::collections::HashSet;
 
+/// So often is stored again what a prune there takes away.
+const MOST_ROUNDS: usize = 5;
+
 /// Gives snapshots their names there, each once everything that it needs is there to stay: what isn't, since a prune there has
 /// condemned or removed it meanwhile, is stored there once more.
 pub fn publish_all(
@@ -26,7 +29,17 @@ pub fn publish_all(
     let index = there.index().map_err(ReplicateError::target)?;
     let (mut walk, mut relied) = (Walk::new(here, progress), HashSet::new());
     for snapshot in snapshots {
+        let mut rounds = 0;
         loop {
+            if progress.interrupted() {
+                return Err(ReplicateError::Interrupted);
+            }
+            rounds += 1;
+            if rounds > MOST_ROUNDS {
+                let detail = "what is stored there doesn't stay: is somebody pruning it all the time?".into();
+                let file = Key::Snapshot(snapshot.stamp).path();
+                return Err(ReplicateError::target(RepositoryError::Damaged { file, detail }));
+            }
             let lasts = |relied: &HashSet<Id>| relied.iter().all(|pack| index.is_lasting_pack(pack));
             index.refresh().map_err(ReplicateError::target)?;
             if !lasts(&relied) {
@@ -34,15 +47,23 @@ pub fn publish_all(
             }
             let writer = ChunkWriter::new(there, Trust::Index);
             for root in roots(&snapshot.manifest) {
+                let mut unread = None;
                 let walked = walk.below(root, &mut |reached| {
                     let (id, kind) = of(reached);
                     match lasting_there(here, there, &id)? {
                         Some(packs) => relied.extend(packs),
-                        None => drop(writer.put(kind, &here.read_chunk(&id)?)?),
+                        None => match here.read_chunk(&id) {
+                            Ok(plain) => drop(writer.put(kind, &plain)?),
+                            Err(error) => unread = unread.take().or(Some(error)),
+                        },
                     }
                     Ok(())
                 });
-                if let Some(lost) = walked.map_err(ReplicateError::target)?.pop() {
+                let mut walked = walked.map_err(ReplicateError::target)?;
+                if let Some(error) = unread {
+                    return Err(ReplicateError::source(error));
+                }
+                if let Some(lost) = walked.pop() {
                     return Err(ReplicateError::source(lost.error));
                 }
             }

@@ -73,6 +73,12 @@ impl Repository {
                 return Err(RepositoryError::NotEmpty { location });
             }
         }
+        if lock.is_none() {
+            // What an encrypted try has left that was broken off: it opens nothing, and would be taken for the sign of another hand.
+            for (path, _) in backend.list("keys")? {
+                backend.delete(&path)?;
+            }
+        }
         let mut config = RepositoryConfig::new(Id::of(&random));
         if let Some((key, files)) = lock {
             let seals = Seals::by(key.clone());

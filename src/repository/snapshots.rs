@@ -210,7 +210,7 @@ impl Repository {
                 Ok(()) => return Ok(id),
                 Err(error) if error.kind == ErrorKind::Exists => {
                     // A store may have made it, and have lost the answer.
-                    if self.backend().get_anew(&name).is_ok_and(|line| line == format!("{id}\n").as_bytes()) {
+                    if self.backend().get_anew(&name)? == format!("{id}\n").as_bytes() {
                         return Ok(id);
                     }
                     // Where it can't be deleted it stays, without a name.

@@ -389,6 +389,17 @@ fn what_a_broken_off_init_leaves_is_in_nobodys_way() {
     scratch.file("repo/keys/recipient.0123456789abcdef.age", "left behind");
     scratch.ok(["init", "--recipient", &recipient]);
     assert_eq!(scratch.ok(["key", "list"])["keys"].as_array().unwrap().len(), 1);
+    // Nor in the way of a repository that isn't encrypted.
+    let plain = Scratch::new();
+    let wrapped = scratch
+        .repository_files("keys")
+        .into_iter()
+        .find(|path| !path.ends_with("recipient.0123456789abcdef.age"));
+    let wrapped = wrapped.unwrap();
+    plain.file("repo/keys/x", "");
+    std::fs::copy(&wrapped, plain.path("repo/keys").join(wrapped.file_name().unwrap())).unwrap();
+    plain.ok(["init"]);
+    plain.ok(["list"]);
     // Again, as a script does it.
     scratch.ok(["init", "--if-missing", "--recipient", &recipient]);
     assert_eq!(scratch.ok(["key", "list"])["keys"].as_array().unwrap().len(), 1);

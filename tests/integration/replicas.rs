@@ -333,6 +333,25 @@ fn what_cannot_be_reached_is_told() {
     told(sshd.icecore(&scratch).args(["--json", "-r", &url, "list"]), "welcome to this");
 }
 
+#[test]
+fn who_does_not_answer_is_not_waited_for_after_a_signal() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let silent = scratch.file("silent", "#!/bin/sh\nprintf 'icecore serve 1\\n'\nexec sleep 100\n");
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&silent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = scratch.icecore();
+    command.env("ICECORE_SSH", &silent).args(["--json", "-r", "ssh://x/y", "list"]);
+    let begun = std::time::Instant::now();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    run(Command::new("kill").arg(child.id().to_string()));
+    let output = child.wait_with_output().unwrap();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(40), "{:?}", begun.elapsed());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("has not answered"), "{said}");
+}
+
 /// The far end of a connection, without any client's good manners.
 struct Hostile {
     child: Child,
@@ -431,6 +450,9 @@ fn whoever_may_only_add_can_destroy_nothing() {
             hostile.is_refused(&Request::Lock { name: name.into(), is_shared }, &[]);
         }
     }
+    // A key in a repository that isn't encrypted would make everybody refuse it.
+    let key = format!("keys/evil.{}.age", &blake3::hash(b"no key").to_hex()[..16]);
+    hostile.is_refused(&Request::Put { key }, b"no key");
     // A file where a directory belongs, a second name for what has one.
     let (name, line) = before.iter().find(|(key, _)| key.starts_with("snapshots/")).unwrap();
     for key in
