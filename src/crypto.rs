@@ -139,11 +139,6 @@ impl Seals {
         Some(*blake3::keyed_hash(&keys.journals, body).as_bytes())
     }
 
-    /// So many bytes more than what it seals takes a chunk.
-    pub fn chunk_overhead(&self) -> usize {
-        self.0.as_ref().map_or(0, |_| SALT_LEN + TAG_LEN)
-    }
-
     /// Seals a chunk's encoded bytes, bound to what `about` says of it.
     pub fn seal_chunk(&self, about: &[u8], encoded: Vec<u8>) -> Result<Vec<u8>, CryptoError> {
         match self.0.as_deref() {
@@ -230,7 +225,7 @@ pub enum CryptoError {
 
 #[cfg(test)]
 mod tests {
-    use super::{CryptoError, RepositoryKey, SealedFile, Seals};
+    use super::{CryptoError, RepositoryKey, SALT_LEN, SealedFile, Seals, TAG_LEN};
     use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
     fn seals(byte: u8) -> Seals {
@@ -246,7 +241,7 @@ mod tests {
             (at, bit) in (any::<prop::sample::Index>(), 0u8..8),
         ) {
             let sealed = seals(1).seal_chunk(&about, plain.clone()).unwrap();
-            assert_eq!(sealed.len(), plain.len() + seals(1).chunk_overhead());
+            assert_eq!(sealed.len(), plain.len() + SALT_LEN + TAG_LEN);
             assert_eq!(seals(1).open_chunk(&about, sealed.clone()), Ok(plain.clone()));
             assert_ne!(seals(1).seal_chunk(&about, plain.clone()).unwrap(), sealed, "another salt each time");
             assert_eq!(seals(2).open_chunk(&about, sealed.clone()), Err(CryptoError::Forged));

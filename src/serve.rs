@@ -2,14 +2,14 @@
 
 use crate::backend::wire::{Answer, Frame, HELLO, Request, encode_listing, read_frame, write_frame};
 use crate::backend::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece};
+use crate::format::Key;
 use crate::id::Id;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 
-/// Directories whose files are named by the BLAKE3 of their bytes.
-const PROVEN: [&str; 5] = ["packs", "index", "manifests", "proofs", "doomed"];
-/// Whoever may only add can't condemn, nor put aside.
-const NEVER_ADDED: [&str; 2] = ["doomed", "quarantine"];
+/// What may be listed.
+const DIRECTORIES: [&str; 9] =
+    ["keys", "packs", "index", "manifests", "snapshots", "proofs", "pins", "doomed", "quarantine"];
 /// A file that is put together has at most this many bytes.
 const MOST_BYTES: u64 = 128 << 20;
 
@@ -70,44 +70,37 @@ fn refused(action: &'static str, key: &str, why: &str) -> BackendError {
     BackendError::new(action, key, source)
 }
 
-/// The directory of a key that a client may name. Exactly what a repository has: nothing else on this host can be reached, and nothing
-/// can be put where a directory belongs.
-fn directory_of<'k>(action: &'static str, key: &'k str) -> Result<&'k str, BackendError> {
-    let parts: Vec<&str> = key.split('/').collect();
-    let is_hash = |name: &str| Id::from_hex(name).is_some();
-    let is_stamp = |name: &str| {
-        let is_digit = |at: usize, byte: u8| match at {
-            8 => byte == b'T',
-            15 => byte == b'Z',
-            _ => byte.is_ascii_digit(),
-        };
-        name.len() == 16 && name.bytes().enumerate().all(|(at, byte)| is_digit(at, byte))
-    };
+/// A file that a client may name.
+#[derive(PartialEq, Eq)]
+enum Named {
+    Part(Key),
+    /// What a repair has put aside, under the name that it had.
+    Quarantined,
+}
+
+/// Exactly what a repository has: nothing else on this host can be reached, and nothing can be put where a directory belongs.
+fn named(action: &'static str, key: &str) -> Result<Named, BackendError> {
+    if let Some(part) = Key::parse(key) {
+        return Ok(Named::Part(part));
+    }
     let letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
     let is_plain = |part: &&str| !part.is_empty() && !part.starts_with('.') && part.chars().all(letter);
-    let is_known = match parts.as_slice() {
-        ["config" | "README"] => true,
-        ["packs", fan, name] => fan.len() == 2 && name.starts_with(fan) && is_hash(name),
-        ["index" | "manifests" | "proofs" | "doomed", name] => is_hash(name),
-        ["snapshots" | "pins", name] => is_stamp(name),
-        ["keys", name] => name.ends_with(".age") && is_plain(name),
-        ["quarantine", rest @ ..] => (1..5).contains(&rest.len()) && rest.iter().all(is_plain),
-        _ => false,
-    };
-    match parts.first().filter(|_| is_known && key.len() < 300) {
-        Some(first) => Ok(first),
-        None => Err(refused(action, key, "that is no file of a repository")),
+    match key.split('/').collect::<Vec<_>>().as_slice() {
+        ["quarantine", rest @ ..]
+            if (1..5).contains(&rest.len()) && rest.iter().all(is_plain) && key.len() < 300 =>
+        {
+            Ok(Named::Quarantined)
+        }
+        _ => Err(refused(action, key, "that is no file of a repository")),
     }
 }
 
 /// What may be listed: what files may be in.
 fn listed(directory: &str) -> Result<(), BackendError> {
-    let known =
-        PROVEN.contains(&directory) || ["keys", "snapshots", "pins", "quarantine"].contains(&directory);
     let is_fan = directory
         .strip_prefix("packs/")
         .is_some_and(|fan| fan.len() == 2 && fan.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    if known || is_fan {
+    if DIRECTORIES.contains(&directory) || is_fan {
         Ok(())
     } else {
         Err(refused("list", directory, "that is no directory of a repository"))
@@ -115,13 +108,11 @@ fn listed(directory: &str) -> Result<(), BackendError> {
 }
 
 /// Files whose names tell what they hold must hold that.
-fn proves(directory: &str, key: &str, bytes: &[u8]) -> bool {
-    let name = key.rsplit('/').next().unwrap_or_default();
-    if directory == "keys" {
-        let digits = name.strip_suffix(".age").and_then(|name| name.rsplit('.').next());
-        return digits.is_some_and(|digits| digits.len() == 16 && Id::of(bytes).hex().starts_with(digits));
+fn proves(named: &Named, bytes: &[u8]) -> bool {
+    match named {
+        Named::Part(key) => key.proves(bytes),
+        Named::Quarantined => true,
     }
-    !PROVEN.contains(&directory) || Id::of(bytes).hex() == name
 }
 
 impl Server<'_> {
@@ -129,26 +120,26 @@ impl Server<'_> {
         let done = |()| (Answer::Done, Vec::new());
         match request {
             Request::Get { key } => {
-                directory_of("read", key)?;
+                named("read", key)?;
                 Ok((Answer::Bytes, self.backend.get(key)?))
             }
             Request::GetRange { key, offset, len } => {
-                directory_of("read", key)?;
+                named("read", key)?;
                 if *len > MOST_BYTES {
                     return Err(refused("read", key, "that is too much at once"));
                 }
                 Ok((Answer::Bytes, self.backend.get_range(key, *offset, *len)?))
             }
             Request::Size { key } => {
-                directory_of("stat", key)?;
+                named("stat", key)?;
                 Ok((Answer::Size(self.backend.size(key)?), Vec::new()))
             }
             Request::Arrived { key } => {
-                directory_of("stat", key)?;
+                named("stat", key)?;
                 Ok((Answer::Time(self.backend.arrived(key)?), Vec::new()))
             }
             Request::Hash { key } => {
-                directory_of("read", key)?;
+                named("read", key)?;
                 Ok((Answer::Hash(Id::of(&self.backend.get(key)?).hex()), Vec::new()))
             }
             Request::Put { key } => self.put(key, &payload, false).map(done),
@@ -164,7 +155,7 @@ impl Server<'_> {
                 Ok((Answer::Listed, bytes))
             }
             Request::Delete { key } => {
-                directory_of("delete", key)?;
+                named("delete", key)?;
                 self.refuse_destruction("delete", key)?;
                 self.backend.delete(key).map(done)
             }
@@ -191,22 +182,24 @@ impl Server<'_> {
 
     fn put(&self, key: &str, bytes: &[u8], is_new: bool) -> Result<(), BackendError> {
         let action = if is_new { "create" } else { "write" };
-        let directory = directory_of(action, key)?;
-        if !proves(directory, key, bytes) {
+        let named = named(action, key)?;
+        if !proves(&named, bytes) {
             let wrong = io::Error::new(io::ErrorKind::InvalidData, "what arrived does not match its name");
             return Err(BackendError::new(action, key, wrong));
         }
-        if directory == "snapshots" {
+        if let Named::Part(Key::Snapshot(_)) = named {
             self.prove_arrival(action, key, bytes)?;
         }
         // A key in a repository that isn't encrypted would be taken for the sign that somebody has changed that.
-        if directory == "keys" && self.allowed == Allowed::Adding && !self.is_encrypted_or_new()? {
+        let is_key = matches!(named, Named::Part(Key::WrappedKey(_)));
+        if is_key && self.allowed == Allowed::Adding && !self.is_encrypted_or_new()? {
             return Err(refused(action, key, "the repository is not encrypted"));
         }
         if self.allowed == Allowed::Everything && !is_new {
             return self.backend.put(key, bytes);
         }
-        if NEVER_ADDED.contains(&directory) {
+        // Whoever may only add can't condemn, nor put aside.
+        if matches!(named, Named::Part(Key::Doomed(_)) | Named::Quarantined) {
             self.refuse_destruction(action, key)?;
         }
         match self.backend.put_new(key, bytes) {
@@ -257,18 +250,18 @@ impl Server<'_> {
 
     /// False where the pieces don't make what the name says, or aren't there.
     fn compose(&self, key: &str, pieces: &[Piece], mut sent: &[u8]) -> Result<bool, BackendError> {
-        let directory = directory_of("put together", key)?;
+        let composed = named("put together", key)?;
         let total = pieces.iter().try_fold(0u64, |sum, piece| match piece {
             Piece::Copy { len, .. } | Piece::Sent { len } => sum.checked_add(*len),
         });
-        if directory != "packs" || total.is_none_or(|total| total > MOST_BYTES) {
+        if !matches!(composed, Named::Part(Key::Pack(_))) || total.is_none_or(|total| total > MOST_BYTES) {
             return Err(refused("put together", key, "only packs are put together from others"));
         }
         let mut bytes = Vec::new();
         for piece in pieces {
             match piece {
                 Piece::Copy { key, offset, len } => {
-                    directory_of("read", key)?;
+                    named("read", key)?;
                     match self.backend.get_range(key, *offset, *len) {
                         Ok(part) => bytes.extend_from_slice(&part),
                         Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
@@ -285,7 +278,7 @@ impl Server<'_> {
                 }
             }
         }
-        if !proves(directory, key, &bytes) {
+        if !proves(&composed, &bytes) {
             return Ok(false);
         }
         self.put(key, &bytes, false).map(|()| true)

@@ -154,8 +154,9 @@ impl Repair<'_> {
     fn small_files(&mut self) -> Result<(), RepositoryError> {
         for directory in ["proofs", "doomed", "manifests"] {
             for (path, _) in self.repository.backend().list(directory)? {
+                let Some(key) = Key::parse(&path) else { continue };
                 let bytes = self.repository.backend().get(&path)?;
-                if Key::parse(&path).is_some_and(|key| !self.repository.proves_itself(&key, bytes.clone())) {
+                if !self.repository.proves_itself(&key, bytes) {
                     self.quarantine(&path)?;
                 }
             }

@@ -138,8 +138,8 @@ fn make(context: &Context, place: &Place, arguments: &args::Init) -> Result<Made
     })
 }
 
-/// An `init` that was killed leaves at most its README and `tmp/`.
-fn is_empty_or_half_made(path: &Path) -> bool {
+/// An `init`, or a first copy, that was killed leaves at most its README, keys, `tmp/` and `locks/`.
+pub fn is_empty_or_half_made(path: &Path) -> bool {
     let Ok(listing) = std::fs::read_dir(path) else { return true };
     listing.flatten().all(|item| {
         ["README", "tmp", "lost+found", "keys", "locks"].iter().any(|known| item.file_name() == *known)

@@ -6,6 +6,7 @@ use super::context::Context;
 use super::exit_code::ExitCode;
 use super::failure::Failure;
 use super::format_text::bytes as bytes_text;
+use super::init::is_empty_or_half_made;
 use super::place::Place;
 use super::report::Report;
 use crate::backend::{Backend, Limit};
@@ -13,7 +14,7 @@ use crate::config::parse_rate;
 use crate::format::Key;
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::replicate::{ReplicateError, Replicated, Source, Terms, Wanted, prove_alike, replicate};
+use crate::replicate::{ReplicateError, Replicated, Source, Terms, Wanted, prove_alike, replicate, stamps};
 use crate::repository::{IndexOptions, Repository, RepositoryError};
 use crate::stamp::Stamp;
 use serde_json::{Map, Value, json};
@@ -226,7 +227,7 @@ fn refuse_foreign(path: &Path) -> Result<(), Failure> {
     if path.join("config").exists() {
         return Ok(());
     }
-    let Ok(listing) = std::fs::read_dir(path) else {
+    if std::fs::read_dir(path).is_err() {
         return Err(Failure::new(
             ExitCode::ReplicaFailed,
             "replica_missing",
@@ -234,13 +235,11 @@ fn refuse_foreign(path: &Path) -> Result<(), Failure> {
         )
         .at(path)
         .hint("is its disk mounted? The first time, make the directory by hand; nothing was sent"));
-    };
-    let known = ["README", "tmp", "lost+found", "keys", "locks"];
-    let is_foreign = listing.flatten().any(|item| known.iter().all(|known| item.file_name() != *known));
-    if is_foreign {
-        return Err(RepositoryError::NotEmpty { location: path.display().to_string() }.into());
     }
-    Ok(())
+    if is_empty_or_half_made(path) {
+        return Ok(());
+    }
+    Err(RepositoryError::NotEmpty { location: path.display().to_string() }.into())
 }
 
 /// How far behind a replica is, told by names alone.
@@ -261,17 +260,6 @@ fn status_of(context: &Context, here: &dyn Backend, target: &Target) -> Result<R
     };
     done.missing = Some(missing as u64);
     Ok(done)
-}
-
-fn stamps(backend: &dyn Backend) -> Result<Vec<Stamp>, Failure> {
-    let listed = backend.list("snapshots")?;
-    let stamp = |(path, _): &(String, u64)| match Key::parse(path) {
-        Some(Key::Snapshot(stamp)) => Some(stamp),
-        _ => None,
-    };
-    let mut stamps: Vec<Stamp> = listed.iter().filter_map(stamp).collect();
-    stamps.sort_unstable();
-    Ok(stamps)
 }
 
 /// Seconds between the newest snapshot here and the newest there.

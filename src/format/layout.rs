@@ -43,6 +43,17 @@ impl Key {
         }
     }
 
+    /// Bytes with this name: it is their hash, or ends with it. Whatever isn't named by its bytes is taken for it.
+    pub fn proves(&self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Pack(id) | Self::Index(id) | Self::Manifest(id) | Self::Proof(id) | Self::Doomed(id) => {
+                Id::of(bytes) == *id
+            }
+            Self::WrappedKey(name) => name.proves(bytes),
+            Self::Config | Self::Readme | Self::Snapshot(_) | Self::Pin(_) => true,
+        }
+    }
+
     /// Reads a path below the root.
     pub fn parse(path: &str) -> Option<Self> {
         match path {

@@ -5,8 +5,6 @@ use crate::stamp::Stamp;
 /// What one run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replicated {
-    /// The place held no repository before.
-    pub is_new: bool,
     pub snapshots: Vec<Stamp>,
     pub packs: u64,
     /// Of these, put together there from what was there already.
@@ -28,7 +26,6 @@ pub struct Replicated {
 impl Replicated {
     /// Adds what another attempt did.
     pub fn add(&mut self, other: Self) {
-        self.is_new |= other.is_new;
         self.snapshots.extend(other.snapshots);
         self.packs += other.packs;
         self.assembled_packs += other.assembled_packs;

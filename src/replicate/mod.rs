@@ -11,4 +11,4 @@ mod send;
 pub use choose::Wanted;
 pub use done::Replicated;
 pub use error::ReplicateError;
-pub use run::{Source, Terms, prove_alike, replicate};
+pub use run::{Source, Terms, prove_alike, replicate, stamps};

@@ -9,7 +9,7 @@ use crate::reach::Survey;
 use crate::repository::{Repository, Snapshot};
 use std::collections::HashSet;
 
-/// The packs that these snapshots need and that aren't there, with their sizes; those come first of which little is to be sent.
+/// The packs that these snapshots need and that aren't there, with their sizes.
 pub fn needed_packs(
     source: &Repository,
     target: Option<&Repository>,

@@ -139,12 +139,7 @@ pub fn copy_missing(ends: &Ends<'_>, directory: &str, done: &mut Replicated) -> 
             Err(error) if error.kind == ErrorKind::NotFound => continue,
             other => other.map_err(ReplicateError::source)?,
         };
-        let is_right = match &key {
-            Key::Index(id) => Id::of(&bytes) == *id,
-            Key::WrappedKey(name) => name.proves(&bytes),
-            _ => false,
-        };
-        if is_right {
+        if key.proves(&bytes) {
             ends.target.put(&path, &bytes).map_err(ReplicateError::target)?;
             done.sent_bytes += bytes.len() as u64;
         }

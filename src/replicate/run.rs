@@ -72,15 +72,14 @@ fn prepare(source: &Source<'_>, target: &dyn Backend, done: &mut Replicated) -> 
         return Err(ReplicateError::Itself { location });
     }
     let read = |key: &Key| source.backend.get(&key.path()).map_err(ReplicateError::source);
-    if target.has(&Key::Config.path()).map_err(ReplicateError::target)? {
+    let is_new = !target.has(&Key::Config.path()).map_err(ReplicateError::target)?;
+    if !is_new {
         prove_alike(source.backend, target)?;
-    } else {
-        let packs = target.list("packs").map_err(ReplicateError::target)?;
-        if !packs.is_empty() {
-            return Err(ReplicateError::NotEmpty { location });
-        }
-        done.is_new = true;
-        copy_missing(&carrying, "keys", done)?;
+    } else if !target.list("packs").map_err(ReplicateError::target)?.is_empty() {
+        return Err(ReplicateError::NotEmpty { location });
+    }
+    copy_missing(&carrying, "keys", done)?;
+    if is_new {
         // Nobody needs it but who finds the place one day.
         if let Ok(readme) = read(&Key::Readme) {
             target.put(&Key::Readme.path(), &readme).map_err(ReplicateError::target)?;
@@ -88,7 +87,6 @@ fn prepare(source: &Source<'_>, target: &dyn Backend, done: &mut Replicated) -> 
         let config = read(&Key::Config)?;
         target.put(&Key::Config.path(), &config).map_err(ReplicateError::target)?;
     }
-    copy_missing(&carrying, "keys", done)?;
     let here: HashSet<String> = names(source.backend, "keys").map_err(ReplicateError::source)?;
     let there = names(target, "keys").map_err(ReplicateError::target)?;
     for key in there.difference(&here) {
@@ -200,7 +198,7 @@ fn by_files(ends: &Ends<'_>, done: &mut Replicated, progress: &dyn Progress) -> 
 }
 
 /// The stamps of a repository's names, ascending.
-fn stamps(backend: &dyn Backend) -> Result<Vec<Stamp>, RepositoryError> {
+pub fn stamps(backend: &dyn Backend) -> Result<Vec<Stamp>, RepositoryError> {
     let listed = backend.list("snapshots")?;
     let stamp = |(path, _): (String, u64)| {
         if let Some(Key::Snapshot(stamp)) = Key::parse(&path) { Some(stamp) } else { None }

@@ -76,7 +76,8 @@ impl Bases {
         }
         // Nobody knows the bases' whole ids here: what they make proves them.
         let joined = parts.iter().map(|(_, (plain, _))| plain.as_slice()).collect::<Vec<_>>().concat();
-        let again = repository.open_chunk(id.prefix(), &location, repository.read_stored(&location)?)?;
+        let again =
+            repository.open_chunk(id.prefix(), &location, repository.read_stored(&location)?.into())?;
         let (method, plain_len) = (location.encoding.method, location.plain_len);
         let is_right = codec::decode_difference(method, &again, &joined, plain_len);
         if is_right.is_ok_and(|plain| repository.naming().id_of(&plain) == *id) {
@@ -151,11 +152,12 @@ impl Repository {
         let mut failure = None;
         for location in from.iter().chain(before) {
             let stored = self.read_stored(location);
-            let plain =
-                stored.and_then(|stored| self.open_chunk(prefix, location, stored)).and_then(|stored| {
+            let plain = stored.and_then(|stored| self.open_chunk(prefix, location, stored.into())).and_then(
+                |stored| {
                     codec::decode(location.encoding, &stored, location.plain_len)
                         .map_err(|detail| self.damaged_at(location, detail))
-                });
+                },
+            );
             let is_right =
                 |plain: &[u8]| choice == Choice::First || self.naming().id_of(plain).prefix() == prefix;
             match plain {

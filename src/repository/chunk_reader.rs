@@ -9,6 +9,7 @@ use super::trailers::read_trailer;
 use crate::backend::ErrorKind;
 use crate::format::{ChunkRecord, IndexedPack, Key, ListedChunk, Pack};
 use crate::id::{Id, IdHasher};
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// What is read of a pack at a time when it is proven.
@@ -86,11 +87,16 @@ impl Repository {
 
     fn read_at(&self, id: &Id, location: &Location) -> Result<Vec<u8>, RepositoryError> {
         let stored = self.read_stored(location)?;
-        self.decode_at(id, location, stored)
+        self.decode_at(id, location, stored.into())
     }
 
     /// Decodes what is stored somewhere to the chunk with this id, and to nothing else.
-    fn decode_at(&self, id: &Id, location: &Location, stored: Vec<u8>) -> Result<Vec<u8>, RepositoryError> {
+    fn decode_at(
+        &self,
+        id: &Id,
+        location: &Location,
+        stored: Cow<'_, [u8]>,
+    ) -> Result<Vec<u8>, RepositoryError> {
         let stored = &self.open_chunk(id.prefix(), location, stored)?;
         let named = |detail: String| self.damaged_at(location, format!("chunk {id}: {detail}"));
         let wrong = || self.damaged_at(location, format!("chunk {id} does not match its id"));
@@ -154,7 +160,7 @@ impl Repository {
         let ChunkRecord { id, stored_len, plain_len, encoding, ref bases } = *record;
         let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
         let stored = self.read_stored(&location)?;
-        self.decode_at(&id, &location, stored.clone())?;
+        self.decode_at(&id, &location, stored.as_slice().into())?;
         Ok(stored)
     }
 
@@ -168,7 +174,7 @@ impl Repository {
         let ListedChunk { prefix, stored_len, plain_len, encoding, ref bases } = *chunk;
         let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
         let stored = self.read_stored(&location)?;
-        let encoded = self.open_chunk(prefix, &location, stored.clone())?;
+        let encoded = self.open_chunk(prefix, &location, stored.as_slice().into())?;
         let plain = if encoding.is_difference() {
             self.apply_delta(&location, &encoded, Choice::First)?
         } else {
@@ -248,7 +254,7 @@ impl Repository {
             let (own, after) = stored.split_at_checked(stored_len as usize).unwrap_or((stored, &[]));
             let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
             if !self.was_verified(&id, own) {
-                self.decode_at(&id, &location, own.to_vec())?;
+                self.decode_at(&id, &location, own.into())?;
             }
             (stored, offset) = (after, offset + u64::from(stored_len));
         }

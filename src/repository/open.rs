@@ -221,11 +221,6 @@ impl Repository {
         &self.seals
     }
 
-    /// What `config` says.
-    pub fn config(&self) -> &RepositoryConfig {
-        &self.config
-    }
-
     /// How files are cut here.
     pub fn chunking(&self) -> &Chunking {
         &self.config.chunking

@@ -4,8 +4,9 @@ use super::error::RepositoryError;
 use super::location::Location;
 use super::open::Repository;
 use crate::crypto::{RepositoryKey, SealedFile};
-use crate::format::{ChunkRecord, Encoding, Key};
+use crate::format::{Encoding, Key};
 use crate::id::Naming;
+use std::borrow::Cow;
 
 /// What a stored chunk is bound to: how its id begins, its encoding, and its bases. Not where it lies, so that it can be moved by
 /// whoever has no key.
@@ -40,18 +41,25 @@ impl Repository {
         bases: &[u64],
         encoded: Vec<u8>,
     ) -> Result<Vec<u8>, RepositoryError> {
-        Ok(self.seals().seal_chunk(&about(prefix, encoding, bases), encoded)?)
+        match self.key() {
+            None => Ok(encoded),
+            Some(_) => Ok(self.seals().seal_chunk(&about(prefix, encoding, bases), encoded)?),
+        }
     }
 
     /// The encoded bytes of a chunk whose id begins like this, from what is stored at a place.
-    pub(super) fn open_chunk(
+    pub(super) fn open_chunk<'s>(
         &self,
         prefix: u64,
         location: &Location,
-        stored: Vec<u8>,
-    ) -> Result<Vec<u8>, RepositoryError> {
+        stored: Cow<'s, [u8]>,
+    ) -> Result<Cow<'s, [u8]>, RepositoryError> {
+        if self.key().is_none() {
+            return Ok(stored);
+        }
         let about = about(prefix, location.encoding, &location.bases);
-        self.seals().open_chunk(&about, stored).map_err(|error| self.damaged_at(location, error))
+        let opened = self.seals().open_chunk(&about, stored.into_owned());
+        opened.map(Cow::Owned).map_err(|error| self.damaged_at(location, error))
     }
 
     /// The bytes of a small file as they are stored.
@@ -67,15 +75,5 @@ impl Repository {
         stored: Vec<u8>,
     ) -> Result<Vec<u8>, RepositoryError> {
         self.seals().open_file(what, stored).map_err(|error| RepositoryError::damaged(key.path(), error))
-    }
-
-    /// A chunk's bytes as they are stored, before they are sealed: what a record says is longer by the seal.
-    pub fn seal_overhead(&self) -> usize {
-        self.seals().chunk_overhead()
-    }
-
-    /// How long the encoded bytes of a record are.
-    pub fn encoded_len(&self, record: &ChunkRecord) -> u64 {
-        u64::from(record.stored_len).saturating_sub(self.seal_overhead() as u64)
     }
 }

@@ -265,23 +265,19 @@ impl Repository {
         Ok(self.backend().put(&Key::Proof(Id::of(&bytes)).path(), &bytes)?)
     }
 
-    /// These bytes are a small file of that name. Whatever isn't named by its bytes is taken for it.
+    /// These bytes are the file of that name, and a small one can be opened and decoded.
     pub fn proves_itself(&self, key: &Key, bytes: Vec<u8>) -> bool {
-        let (id, what) = match key {
-            Key::Manifest(id) => (id, SealedFile::Manifest),
-            Key::Proof(id) => (id, SealedFile::Proof),
-            Key::Doomed(id) => (id, SealedFile::Doomed),
-            Key::WrappedKey(name) => return name.proves(&bytes),
-            _ => return true,
+        let what = match key {
+            Key::Manifest(_) => SealedFile::Manifest,
+            Key::Proof(_) => SealedFile::Proof,
+            Key::Doomed(_) => SealedFile::Doomed,
+            _ => return key.proves(&bytes),
         };
-        if Id::of(&bytes) != *id {
-            return false;
-        }
-        let Ok(bytes) = self.open_file(what, key, bytes) else { return false };
-        match what {
+        let opened = key.proves(&bytes).then(|| self.open_file(what, key, bytes).ok()).flatten();
+        opened.is_some_and(|bytes| match what {
             SealedFile::Manifest => Manifest::decode(&bytes).is_ok(),
             SealedFile::Proof => ProofFile::decode(&bytes).is_ok(),
             _ => DoomedFile::decode(&bytes).is_ok(),
-        }
+        })
     }
 }

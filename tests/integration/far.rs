@@ -1,6 +1,7 @@
 //! Hosts that tests reach: a real sshd on loopback with keys of its own.
 
-use crate::support::{Scratch, is_root, missing, put, run};
+use crate::support::{Scratch, document, is_root, missing, put, run};
+use serde_json::Value;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -105,6 +106,20 @@ impl Sshd {
         let mut command = scratch.icecore();
         command.env("ICECORE_SSH", &self.ssh).env("ICECORE_REMOTE_PATH", env!("CARGO_BIN_EXE_icecore"));
         command
+    }
+}
+
+impl Sshd {
+    /// Runs the program, which finds this server, with `--json`.
+    pub fn json(&self, scratch: &Scratch, arguments: &[&str]) -> (i32, Value) {
+        document(self.icecore(scratch).arg("--json").args(arguments))
+    }
+
+    /// As `json`, but must end with 0.
+    pub fn ok(&self, scratch: &Scratch, arguments: &[&str]) -> Value {
+        let (code, answer) = self.json(scratch, arguments);
+        assert_eq!(code, 0, "{arguments:?}: {answer:#}");
+        answer
     }
 }
 

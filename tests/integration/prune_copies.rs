@@ -138,23 +138,32 @@ proptest! {
     }
 }
 
+/// Chunks 0 and 1, each twice over, in two packs of which the first would stay.
+fn twins(scratch: &Scratch, backend: &LocalBackend) -> Vec<std::path::PathBuf> {
+    let before: std::collections::BTreeSet<_> = scratch.repository_files("packs").into_iter().collect();
+    let whole = |chunk| Copy { chunk, base: None };
+    write_pack(backend, &[whole(0), whole(1)]);
+    write_pack(backend, &[whole(1), whole(0)]);
+    scratch.repository_files("packs").into_iter().filter(|pack| !before.contains(pack)).collect()
+}
+
+/// Both chunks of a twin read badly from now on.
+fn spoil(twin: &Path) {
+    let mut bytes = std::fs::read(twin).unwrap();
+    bytes[1500] ^= 1;
+    bytes[4500] ^= 1;
+    put(twin, bytes);
+}
+
 /// Two writers have left a chunk twice, and the copy that would stay is damaged: the other one stays too.
 #[test]
 fn the_only_copy_that_reads_well_stays() {
     let (scratch, stamp) = one_file();
     let repo = scratch.path("repo");
     let backend = LocalBackend::new(&repo);
-    let before: std::collections::BTreeSet<_> = scratch.repository_files("packs").into_iter().collect();
-    let whole = |chunk| Copy { chunk, base: None };
-    write_pack(&backend, &[whole(0), whole(1)]);
-    write_pack(&backend, &[whole(1), whole(0)]);
+    let twins = twins(&scratch, &backend);
     rewrite_manifest(&repo, &stamp, &[0, 1]);
-    let twins: Vec<_> =
-        scratch.repository_files("packs").into_iter().filter(|pack| !before.contains(pack)).collect();
-    let mut bytes = std::fs::read(&twins[0]).unwrap();
-    bytes[1500] ^= 1;
-    bytes[4500] ^= 1;
-    put(&twins[0], bytes);
+    spoil(&twins[0]);
     let pruned = scratch.ok(["prune", "--keep-last", "9", "--now"]);
     assert!(pruned["warnings"].to_string().contains("no other copy"), "{pruned:#}");
     assert!(twins.iter().all(|pack| pack.is_file()));
@@ -175,20 +184,12 @@ fn a_difference_does_not_stand_in_for_a_base() {
     let (scratch, stamp) = one_file();
     let repo = scratch.path("repo");
     let backend = LocalBackend::new(&repo);
-    let before: std::collections::BTreeSet<_> = scratch.repository_files("packs").into_iter().collect();
     let whole = |chunk| Copy { chunk, base: None };
-    write_pack(&backend, &[whole(0), whole(1)]);
-    write_pack(&backend, &[whole(1), whole(0)]);
-    let twins: Vec<_> =
-        scratch.repository_files("packs").into_iter().filter(|pack| !before.contains(pack)).collect();
+    let twins = twins(&scratch, &backend);
     write_pack(&backend, &[Copy { chunk: 0, base: Some(2) }, Copy { chunk: 1, base: Some(2) }, whole(2)]);
     write_pack(&backend, &[Copy { chunk: 3, base: Some(0) }, Copy { chunk: 4, base: Some(1) }]);
     rewrite_manifest(&repo, &stamp, &[0, 1, 3, 4]);
-    // Of the twins the first would stay.
-    let mut bytes = std::fs::read(&twins[0]).unwrap();
-    bytes[1500] ^= 1;
-    bytes[4500] ^= 1;
-    put(&twins[0], bytes);
+    spoil(&twins[0]);
     scratch.ok(["prune", "--keep-last", "9", "--now"]);
     scratch.ok(["restore", &stamp, "-t", "out"]);
     let expected: Vec<u8> = [0, 1, 3, 4].into_iter().flat_map(plain).collect();

@@ -51,11 +51,7 @@ fn contents(place: &Path) -> BTreeMap<String, Vec<u8>> {
 fn a_directory_gets_what_is_missing_and_nothing_else() {
     for encrypted in [false, true] {
         let scratch = Scratch::new();
-        if encrypted {
-            scratch.init_encrypted()
-        } else {
-            scratch.init()
-        }
+        scratch.init_as(encrypted);
         with_tree(&scratch);
         scratch.backup(&TREE);
         let there = scratch.mkdir("there");
@@ -162,19 +158,11 @@ fn over_ssh_a_replica_is_a_repository() {
     for encrypted in [false, true] {
         let scratch = Scratch::new();
         let Some(sshd) = Sshd::start(&scratch) else { return };
-        if encrypted {
-            scratch.init_encrypted()
-        } else {
-            scratch.init()
-        }
+        scratch.init_as(encrypted);
         with_tree(&scratch);
         let first = scratch.backup(&TREE);
         let url = sshd.url(&scratch.path("far"));
-        let ok = |arguments: &[&str]| {
-            let (code, answer) = document(sshd.icecore(&scratch).arg("--json").args(arguments));
-            assert_eq!(code, 0, "{arguments:?}: {answer:#}");
-            answer
-        };
+        let ok = |arguments: &[&str]| sshd.ok(&scratch, arguments);
         ok(&["replicate", &url]);
         change(&scratch, 1);
         let second = scratch.backup(&TREE);
@@ -218,7 +206,7 @@ fn over_ssh_a_replica_is_a_repository() {
         let mut bytes = std::fs::read(&pack).unwrap();
         bytes[20] ^= 1;
         put(&pack, &bytes);
-        let (code, _) = document(sshd.icecore(&scratch).args(["--json", "-r", &url, "check", "--read-data"]));
+        let (code, _) = sshd.json(&scratch, &["-r", &url, "check", "--read-data"]);
         assert_eq!(code, 14);
     }
 }
@@ -228,21 +216,13 @@ fn after_a_prune_packs_are_put_together_over_there() {
     for encrypted in [false, true] {
         let scratch = Scratch::new();
         let Some(sshd) = Sshd::start(&scratch) else { return };
-        if encrypted {
-            scratch.init_encrypted()
-        } else {
-            scratch.init()
-        }
+        scratch.init_as(encrypted);
         for round in 0..8u64 {
             scratch.file(&format!("tree/file{round}"), noise(600_000, round));
             scratch.backup(&TREE);
         }
         let url = sshd.url(&scratch.path("far"));
-        let replicate = || {
-            let (code, answer) = document(sshd.icecore(&scratch).args(["--json", "replicate", &url]));
-            assert_eq!(code, 0, "{answer:#}");
-            answer
-        };
+        let replicate = || sshd.ok(&scratch, &["replicate", &url]);
         let first = replicate();
         assert!(replica(&first)["sent_bytes"].as_u64().unwrap() > 4_500_000);
         scratch.ok(["prune", "--keep-last", "1", "--now"]);
@@ -251,9 +231,7 @@ fn after_a_prune_packs_are_put_together_over_there() {
         let second = replicate();
         let sent = replica(&second)["sent_bytes"].as_u64().unwrap();
         assert!(sent < 200_000, "{second:#}");
-        let (code, answer) =
-            document(sshd.icecore(&scratch).args(["--json", "-r", &url, "check", "--read-data"]));
-        assert_eq!(code, 0, "{answer:#}");
+        sshd.ok(&scratch, &["-r", &url, "check", "--read-data"]);
     }
 }
 
@@ -505,7 +483,7 @@ fn a_forced_append_only_command_takes_new_snapshots_and_keeps_old_ones() {
     let there = scratch.path("far");
     sshd.force(&format!("{} serve --stdio --append-only {}", env!("CARGO_BIN_EXE_icecore"), there.display()));
     let url = sshd.url(Path::new("/somewhere/else"));
-    let by_ssh = |arguments: &[&str]| document(sshd.icecore(&scratch).arg("--json").args(arguments));
+    let by_ssh = |arguments: &[&str]| sshd.json(&scratch, arguments);
     assert_eq!(by_ssh(&["replicate", &url]).0, 0);
     let before = contents(&there);
     change(&scratch, 1);
@@ -573,8 +551,7 @@ fn killed_at_either_end_it_holds_complete_snapshots_only() {
         }
     }
     assert!(killed >= 4, "{killed} runs were broken off");
-    let (code, answer) = document(sshd.icecore(&scratch).args(["--json", "replicate", &url]));
-    assert_eq!(code, 0, "{answer:#}");
+    sshd.ok(&scratch, &["replicate", &url]);
     assert_eq!(stamps(&at(&scratch, &scratch.path("far"), &["list"]).1).len(), 3);
     assert_eq!(at(&scratch, &scratch.path("far"), &["validate", "--all"]).0, 0);
 }
@@ -856,10 +833,7 @@ fn packs_of_very_many_pieces_are_sent_as_they_are() {
     }
     scratch.backup(&TREE);
     let url = sshd.url(&scratch.path("far"));
-    let replicate = || {
-        let (code, answer) = document(sshd.icecore(&scratch).args(["--json", "replicate", &url]));
-        assert_eq!(code, 0, "{answer:#}");
-    };
+    let replicate = || sshd.ok(&scratch, &["replicate", &url]);
     replicate();
     for number in (0..9_000u32).step_by(2) {
         std::fs::remove_file(scratch.path(&format!("tree/{number}"))).unwrap();

@@ -65,17 +65,22 @@ impl Scratch {
 
     /// Makes the repository; with `ICECORE_TEST_ENCRYPTED` an encrypted one.
     pub fn init(&self) {
-        if std::env::var_os("ICECORE_TEST_ENCRYPTED").is_some() {
-            self.init_encrypted();
-        } else {
-            self.ok(["init"]);
-        }
+        self.init_as(std::env::var_os("ICECORE_TEST_ENCRYPTED").is_some());
     }
 
     /// Makes an encrypted repository, which the file `identity` opens; every command gets that.
     pub fn init_encrypted(&self) {
         let recipient = self.new_identity("identity");
         self.ok(["init", "--recipient", &recipient]);
+    }
+
+    /// Makes the repository, encrypted or not.
+    pub fn init_as(&self, is_encrypted: bool) {
+        if is_encrypted {
+            self.init_encrypted();
+        } else {
+            self.ok(["init"]);
+        }
     }
 
     /// Writes an age identity into a file, and returns the recipient that it belongs to.
