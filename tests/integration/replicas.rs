@@ -828,17 +828,22 @@ fn packs_of_very_many_pieces_are_sent_as_they_are() {
     let scratch = Scratch::new();
     let Some(sshd) = Sshd::start(&scratch) else { return };
     scratch.init();
-    for number in 0..9_000u32 {
+    for number in 0..45_000u32 {
         scratch.file(&format!("tree/{number}"), noise(90, u64::from(number)));
     }
     scratch.backup(&TREE);
     let url = sshd.url(&scratch.path("far"));
     let replicate = || sshd.ok(&scratch, &["replicate", &url]);
     replicate();
-    for number in (0..9_000u32).step_by(2) {
+    for number in (0..45_000u32).filter(|number| number % 3 > 0) {
         std::fs::remove_file(scratch.path(&format!("tree/{number}"))).unwrap();
     }
-    scratch.backup(&TREE);
+    // What is left there lies between garbage, and is put together here with what isn't there yet.
+    for round in 0..9u32 {
+        scratch.file("tree/0", noise(90, u64::from(100_000 + round)));
+        scratch.file(&format!("tree/new{round}"), noise(90, u64::from(200_000 + round)));
+        scratch.backup(&TREE);
+    }
     scratch.ok(["prune", "--keep-last", "1", "--now"]);
     replicate();
     assert_eq!(at(&scratch, &scratch.path("far"), &["check", "--read-data"]).0, 0);
