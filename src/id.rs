@@ -40,7 +40,10 @@ impl Id {
 
     /// 64 lower-case hexadecimal digits.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        const DIGITS: [char; 16] =
+            ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        digits.filter_map(|digit| DIGITS.get(usize::from(digit))).collect()
     }
 
     /// The first eight bytes as a number: uniformly distributed, so it serves as a hash-table key or to place a cut.
@@ -94,7 +97,7 @@ impl Naming {
 }
 
 /// Computes an id from bytes that arrive piece by piece.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct IdHasher(blake3::Hasher);
 
 impl IdHasher {

@@ -6,6 +6,7 @@ use super::location::Location;
 use super::open::Repository;
 use crate::format::{ChunkRef, Encoding, Key, Method, PackKind};
 use crate::id::Id;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// So many bases has a delta at most.
@@ -111,9 +112,12 @@ impl Bases {
 /// Encodes chunks, each as a difference to its bases if that is worth it, else by itself.
 pub fn encode_all(kind: PackKind, plains: &[&[u8]], bases: &[Bases]) -> Vec<Encoded> {
     let pairs = || plains.iter().zip(bases);
-    let longest = pairs().filter(|(_, bases)| !bases.bytes.is_empty());
-    let longest = longest.map(|(plain, bases)| plain.len() + bases.bytes.len()).max();
-    let mut encoder = longest.and_then(DeltaEncoder::new);
+    // To start it costs as much as encoding a few chunks, and most need none.
+    let mut encoder: Option<DeltaEncoder<'_>> = None;
+    let start = || {
+        let longest = pairs().filter(|(_, bases)| !bases.bytes.is_empty());
+        DeltaEncoder::new(longest.map(|(plain, bases)| plain.len() + bases.bytes.len()).max()?)
+    };
     pairs()
         .map(|(plain, bases)| {
             let most = bases.most(kind, plain.len());
@@ -125,7 +129,10 @@ pub fn encode_all(kind: PackKind, plains: &[&[u8]], bases: &[Bases]) -> Vec<Enco
                 {
                     return Some(Encoded { encoding, bases: own, stored });
                 }
-                let encoding = encoding(Method::Delta)?;
+                let encoding = encoding(Method::Delta).filter(|_| !bases.bytes.is_empty())?;
+                if encoder.is_none() {
+                    encoder = start();
+                }
                 let stored = encoder.as_mut()?.encode(plain, &bases.bytes, most)?;
                 Some(Encoded { encoding, bases: own, stored })
             };
@@ -154,7 +161,8 @@ impl Repository {
             let stored = self.read_stored(location);
             let plain = stored.and_then(|stored| self.open_chunk(prefix, location, stored.into())).and_then(
                 |stored| {
-                    codec::decode(location.encoding, &stored, location.plain_len)
+                    codec::decode(location.encoding, stored, location.plain_len)
+                        .map(Cow::into_owned)
                         .map_err(|detail| self.damaged_at(location, detail))
                 },
             );

@@ -56,9 +56,18 @@ impl Repository {
 
     /// A chunk's bytes as they are stored.
     pub(super) fn read_stored(&self, location: &Location) -> Result<Vec<u8>, RepositoryError> {
-        let key = Key::Pack(location.pack).path();
-        let stored = self.backend().get_range(&key, location.offset, u64::from(location.stored_len));
-        match stored {
+        self.read_stored_at(&location.pack, location.offset, u64::from(location.stored_len))
+    }
+
+    /// The stored bytes of chunks that lie one behind another.
+    pub(super) fn read_stored_at(
+        &self,
+        pack: &Id,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<u8>, RepositoryError> {
+        let key = Key::Pack(*pack).path();
+        match self.backend().get_range(&key, offset, len) {
             // A sector that can't be read is as bad as a wrong one: another copy may do.
             Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::NotFound | ErrorKind::Other) => {
                 Err(RepositoryError::damaged(key, error))
@@ -87,17 +96,17 @@ impl Repository {
 
     fn read_at(&self, id: &Id, location: &Location) -> Result<Vec<u8>, RepositoryError> {
         let stored = self.read_stored(location)?;
-        self.decode_at(id, location, stored.into())
+        self.decode_at(id, location, stored.into()).map(Cow::into_owned)
     }
 
     /// Decodes what is stored somewhere to the chunk with this id, and to nothing else.
-    fn decode_at(
+    pub(super) fn decode_at<'s>(
         &self,
         id: &Id,
         location: &Location,
-        stored: Cow<'_, [u8]>,
-    ) -> Result<Vec<u8>, RepositoryError> {
-        let stored = &self.open_chunk(id.prefix(), location, stored)?;
+        stored: Cow<'s, [u8]>,
+    ) -> Result<Cow<'s, [u8]>, RepositoryError> {
+        let stored = self.open_chunk(id.prefix(), location, stored)?;
         let named = |detail: String| self.damaged_at(location, format!("chunk {id}: {detail}"));
         let wrong = || self.damaged_at(location, format!("chunk {id} does not match its id"));
         if !location.encoding.is_difference() {
@@ -112,8 +121,8 @@ impl Repository {
         let mut failure = wrong();
         let proven = (0..choices.min(MOST_CHOICES)).map(Choice::Proven);
         for choice in std::iter::once(Choice::First).chain(proven) {
-            match self.apply_delta(location, stored, choice) {
-                Ok(plain) if self.naming().id_of(&plain) == *id => return Ok(plain),
+            match self.apply_delta(location, &stored, choice) {
+                Ok(plain) if self.naming().id_of(&plain) == *id => return Ok(plain.into()),
                 Ok(_) => {}
                 Err(error @ RepositoryError::Damaged { .. }) => failure = error,
                 Err(error) => return Err(error),
@@ -179,7 +188,7 @@ impl Repository {
             self.apply_delta(&location, &encoded, Choice::First)?
         } else {
             let named = |detail: String| self.damaged_at(&location, detail);
-            codec::decode(encoding, &encoded, plain_len).map_err(named)?
+            codec::decode(encoding, encoded, plain_len).map_err(named)?.into_owned()
         };
         let id = self.naming().id_of(&plain);
         if id.prefix() == prefix {
@@ -207,11 +216,15 @@ impl Repository {
         }
     }
 
-    /// Reads a whole pack again: its own name, its trailer, and each chunk in it. Returns the bytes read.
+    /// Reads a whole pack again: its own name, its trailer, and each chunk in it; of one that this run has written, and decoded
+    /// before it was named, the name says all. Returns the bytes read.
     pub fn prove_pack(&self, pack: &Id) -> Result<u64, RepositoryError> {
         let key = Key::Pack(*pack).path();
         if self.backend().hash_there(&key)?.is_some_and(|there| there != *pack) {
             return Err(RepositoryError::damaged(key, "its content does not match its name where it lies"));
+        }
+        if self.was_verified(pack) {
+            return self.prove_name(pack);
         }
         let size = self.backend().size(&key)?;
         let records = read_trailer(self.backend(), self.seals(), *pack, size)?.records;
@@ -253,9 +266,7 @@ impl Repository {
             let ChunkRecord { id, stored_len, plain_len, encoding, ref bases } = *record;
             let (own, after) = stored.split_at_checked(stored_len as usize).unwrap_or((stored, &[]));
             let location = Location { pack, offset, stored_len, plain_len, encoding, bases: bases.clone() };
-            if !self.was_verified(&id, own) {
-                self.decode_at(&id, &location, own.into())?;
-            }
+            self.decode_at(&id, &location, own.into())?;
             (stored, offset) = (after, offset + u64::from(stored_len));
         }
         Ok(())

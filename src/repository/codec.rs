@@ -2,6 +2,7 @@
 
 use super::planes;
 use crate::format::{Encoding, Method};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, ParamSwitch};
 
@@ -9,6 +10,9 @@ use zstd::zstd_safe::{CCtx, CParameter, DCtx, ParamSwitch};
 const ZSTD_LEVEL: i32 = 1;
 /// A level at which zstd looks for repetitions so rarely that it finds none.
 const NO_SEARCH: i32 = -1000;
+/// zstd's smallest table of positions, and one for input that needs little: 2^6 and 2^11 entries.
+const LEAST_TABLE: u32 = 6;
+const SMALL_TABLE: u32 = 11;
 /// A longer chunk is judged by this much of its middle first.
 const PROBE_BYTES: usize = 4096;
 /// Little differs if it is at most this part of all words (1/16).
@@ -18,10 +22,11 @@ const WORTH: usize = 32;
 thread_local! {
     static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
     static ENTROPY_CODER: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
+    static ZEROS_CODER: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
 }
 
-/// Encodes a chunk by itself: what saves clearly, else raw.
+/// Encodes a chunk by itself: what saves clearly and reads back, else raw.
 pub fn encode(plain: &[u8]) -> (Encoding, Vec<u8>) {
     // The sample's planes are the chunk's only if it begins at a multiple of four.
     let from = (plain.len() / 2).saturating_sub(PROBE_BYTES / 2) / 4 * 4;
@@ -30,22 +35,31 @@ pub fn encode(plain: &[u8]) -> (Encoding, Vec<u8>) {
     let (planes, tries_zstd) = match probe {
         None => (None, true),
         Some(probe) => {
-            let zstd = compress(probe).map_or(probe.len(), |stored| stored.len());
             let planes = planes::estimate(probe);
-            let is_better = planes.bytes < zstd && is_worth(planes.bytes, probe.len());
-            (is_better.then_some(planes.worth), is_worth(zstd, probe.len()))
+            if planes.are_floats() && is_worth(planes.bytes, probe.len()) {
+                (Some(planes.worth), true)
+            } else {
+                let zstd = compress(probe).map_or(probe.len(), |stored| stored.len());
+                let is_better = planes.bytes < zstd && is_worth(planes.bytes, probe.len());
+                (is_better.then_some(planes.worth), is_worth(zstd, probe.len()))
+            }
         }
     };
     if let Some(worth) = planes
         && let Some(stored) = planes::encode(plain, worth, &code_entropy)
         && is_worth(stored.len(), plain.len())
+        && reads_back(Encoding::PLANES, &stored, plain)
     {
         return (Encoding::PLANES, stored);
     }
     match if tries_zstd { by_zstd(plain) } else { None } {
-        Some(stored) => (Encoding::ZSTD, stored),
-        None => (Encoding::RAW, plain.to_vec()),
+        Some(stored) if reads_back(Encoding::ZSTD, &stored, plain) => (Encoding::ZSTD, stored),
+        _ => (Encoding::RAW, plain.to_vec()),
     }
+}
+
+fn reads_back(encoding: Encoding, stored: &[u8], plain: &[u8]) -> bool {
+    decode(encoding, stored.into(), plain.len() as u32).is_ok_and(|again| again == plain)
 }
 
 fn is_worth(stored: usize, plain: usize) -> bool {
@@ -64,17 +78,33 @@ fn compress(plain: &[u8]) -> Option<Vec<u8>> {
 /// Huffman codes in a zstd frame, without a search for repetitions: the planes of floats have none, and this is four times as
 /// fast, and even a little shorter.
 fn code_entropy(plain: &[u8]) -> Option<Vec<u8>> {
-    ENTROPY_CODER.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            let mut context = CCtx::try_create()?;
-            context.set_parameter(CParameter::CompressionLevel(NO_SEARCH)).ok()?;
-            context.set_parameter(CParameter::LiteralCompressionMode(ParamSwitch::Enable)).ok()?;
-            *slot = Some(context);
-        }
-        let mut stored = Vec::with_capacity(plain.len());
-        slot.as_mut()?.compress2(&mut stored, plain).ok()?;
-        Some(stored)
-    })
+    let literals = CParameter::LiteralCompressionMode(ParamSwitch::Enable);
+    let parameters = [CParameter::CompressionLevel(NO_SEARCH), CParameter::HashLog(LEAST_TABLE), literals];
+    ENTROPY_CODER.with_borrow_mut(|slot| compress_by(slot, &parameters, plain, plain.len()))
+}
+
+/// Compresses bytes of which nearly all are zeros, if that takes at most `most` bytes: a small table of positions finds them, and is
+/// cleared sooner.
+fn code_zeros(plain: &[u8], most: usize) -> Option<Vec<u8>> {
+    let parameters = [CParameter::CompressionLevel(ZSTD_LEVEL), CParameter::HashLog(SMALL_TABLE)];
+    ZEROS_CODER.with_borrow_mut(|slot| compress_by(slot, &parameters, plain, most))
+}
+
+/// Compresses by a context that is made with these parameters when it is first needed.
+fn compress_by(
+    slot: &mut Option<CCtx<'static>>,
+    parameters: &[CParameter],
+    plain: &[u8],
+    most: usize,
+) -> Option<Vec<u8>> {
+    if slot.is_none() {
+        let mut context = CCtx::try_create()?;
+        parameters.iter().try_for_each(|parameter| context.set_parameter(*parameter).map(drop)).ok()?;
+        *slot = Some(context);
+    }
+    let mut stored = Vec::with_capacity(most);
+    slot.as_mut()?.compress2(&mut stored, plain).ok()?;
+    Some(stored)
 }
 
 /// Encodes chunks as differences. One serves for many: starting one costs as much as encoding a few chunks.
@@ -111,12 +141,12 @@ impl<'b> DeltaEncoder<'b> {
 }
 
 /// Decodes stored bytes to exactly `plain_len` bytes; otherwise says what is wrong.
-pub fn decode(encoding: Encoding, stored: &[u8], plain_len: u32) -> Result<Vec<u8>, String> {
+pub fn decode(encoding: Encoding, stored: Cow<'_, [u8]>, plain_len: u32) -> Result<Cow<'_, [u8]>, String> {
     let plain = match encoding.method {
-        Method::Raw => stored.to_vec(),
-        Method::Zstd => decompress(stored, &[], plain_len as usize)?,
+        Method::Raw => stored,
+        Method::Zstd => decompress(&stored, &[], plain_len as usize)?.into(),
         Method::Planes => {
-            planes::decode(stored, plain_len as usize, &|part, len| decompress(part, &[], len))?
+            planes::decode(&stored, plain_len as usize, &|part, len| decompress(part, &[], len))?.into()
         }
         Method::Delta | Method::Xor => return Err("a difference without its bases".into()),
     };
@@ -138,7 +168,7 @@ pub fn decode_difference(
         }
         _ => decompress(stored, base, plain_len as usize)?,
     };
-    exactly(plain, plain_len)
+    exactly(plain.into(), plain_len).map(Cow::into_owned)
 }
 
 /// A chunk in which little differs from a base of the same length, byte for byte: several times cheaper than looking for what
@@ -147,32 +177,19 @@ pub fn encode_xor(plain: &[u8], base: &[u8], most: usize) -> Option<Vec<u8>> {
     if plain.len() != base.len() {
         return None;
     }
-    let mut differences = vec![0u8; plain.len()];
-    let mut differing = 0usize;
-    let words = differences.chunks_mut(8).zip(plain.chunks(8)).zip(base.chunks(8));
-    for ((difference, one), other) in words {
-        match (one.first_chunk::<8>(), other.first_chunk::<8>()) {
-            (Some(one), Some(other)) => {
-                let word = u64::from_ne_bytes(*one) ^ u64::from_ne_bytes(*other);
-                differing += usize::from(word != 0);
-                difference.copy_from_slice(&word.to_ne_bytes());
-            }
-            _ => {
-                let bytes = difference.iter_mut().zip(one).zip(other);
-                bytes.for_each(|((difference, one), other)| *difference = one ^ other);
-                differing += 1;
-            }
-        }
-    }
-    if differing > plain.len() / (8 * LITTLE) {
+    let ((words, rest), (base_words, base_rest)) = (plain.as_chunks::<8>(), base.as_chunks::<8>());
+    let pairs = words.iter().zip(base_words);
+    let differing: usize = pairs.map(|(word, base)| usize::from(word != base)).sum();
+    if differing + usize::from(rest != base_rest) > plain.len() / (8 * LITTLE) {
         return None;
     }
-    let stored = compress(&differences).filter(|stored| stored.len() <= most)?;
+    let differences: Vec<u8> = plain.iter().zip(base).map(|(byte, base)| byte ^ base).collect();
+    let stored = code_zeros(&differences, most)?;
     let reads_back = decode_difference(Method::Xor, &stored, base, plain.len() as u32);
     reads_back.is_ok_and(|again| again == plain).then_some(stored)
 }
 
-fn exactly(plain: Vec<u8>, plain_len: u32) -> Result<Vec<u8>, String> {
+fn exactly(plain: Cow<'_, [u8]>, plain_len: u32) -> Result<Cow<'_, [u8]>, String> {
     if plain.len() == plain_len as usize {
         Ok(plain)
     } else {
@@ -214,7 +231,7 @@ mod tests {
             let plain = plain.repeat(repeat);
             let (encoding, stored) = encode(&plain);
             assert!(stored.len() <= plain.len());
-            assert_eq!(decode(encoding, &stored, plain.len() as u32).unwrap(), plain);
+            assert_eq!(decode(encoding, stored.as_slice().into(), plain.len() as u32).unwrap(), plain);
         }
 
         #[test]
@@ -222,7 +239,7 @@ mod tests {
             let all = floats(count + 4);
             let plain = &all[cut..all.len() - end];
             let (encoding, stored) = encode(plain);
-            assert_eq!(decode(encoding, &stored, plain.len() as u32).unwrap(), plain);
+            assert_eq!(decode(encoding, stored.as_slice().into(), plain.len() as u32).unwrap(), plain);
             assert!(plain.len() < 8192 || encoding.method == Method::Planes, "{encoding:?}");
             assert!(plain.len() < 8192 || stored.len() * 6 < plain.len() * 5, "{} of {}", stored.len(), plain.len());
         }
@@ -232,8 +249,8 @@ mod tests {
             stored in prop::collection::vec(any::<u8>(), 0..300), len in 0u32..70_000,
             base in prop::collection::vec(any::<u8>(), 0..300),
         ) {
-            drop(decode(Encoding::ZSTD, &stored, len));
-            drop(decode(Encoding::PLANES, &stored, len));
+            drop(decode(Encoding::ZSTD, stored.as_slice().into(), len));
+            drop(decode(Encoding::PLANES, stored.as_slice().into(), len));
             drop(decode_difference(Method::Delta, &stored, &base, len));
             drop(decode_difference(Method::Xor, &stored, &base, len));
         }
@@ -292,7 +309,7 @@ mod tests {
         let plain = vec![7u8; 5000];
         let (encoding, stored) = encode(&plain);
         assert_eq!(encoding, Encoding::ZSTD);
-        assert!(decode(encoding, &stored, 4999).is_err());
-        assert!(decode(encoding, &stored, 5001).is_err());
+        assert!(decode(encoding, stored.as_slice().into(), 4999).is_err());
+        assert!(decode(encoding, stored.as_slice().into(), 5001).is_err());
     }
 }

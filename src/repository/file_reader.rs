@@ -5,7 +5,7 @@ use super::open::Repository;
 use crate::format::{ChunkRef, Entry, Segment};
 use crate::id::Id;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// A stored file, readable by position. Each chunk read is proven by its id.
 pub struct FileReader<'r> {
@@ -15,8 +15,8 @@ pub struct FileReader<'r> {
     starts: Vec<u64>,
     segments: Option<Vec<Segment>>,
     size: u64,
-    /// The chunk read last: neighbours are often read one after another.
-    last: Mutex<Option<(usize, Arc<Vec<u8>>)>>,
+    /// The chunk in which the last reading ended: neighbours are often read one after another.
+    last: Mutex<Option<(usize, Vec<u8>)>>,
     /// Which chunks were read, and so proven.
     read: Vec<AtomicBool>,
 }
@@ -70,44 +70,52 @@ impl<'r> FileReader<'r> {
         Ok(())
     }
 
-    fn read_content(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<(), RepositoryError> {
-        while !buffer.is_empty() {
-            let number = self.starts.partition_point(|start| *start <= offset).saturating_sub(1);
-            let chunk = self.chunk(number)?;
-            let within = (offset - self.starts.get(number).copied().unwrap_or(0)) as usize;
-            let rest = chunk.get(within..).unwrap_or_default();
-            let count = rest.len().min(buffer.len());
-            if count == 0 {
-                return Err(RepositoryError::damaged("a stored file", "it is shorter than its size"));
-            }
-            let (part, after) = buffer.split_at_mut(count);
-            part.copy_from_slice(rest.get(..count).unwrap_or_default());
-            offset += count as u64;
-            buffer = after;
-        }
-        Ok(())
-    }
-
-    fn chunk(&self, number: usize) -> Result<Arc<Vec<u8>>, RepositoryError> {
+    fn read_content(&self, buffer: &mut [u8], offset: u64) -> Result<(), RepositoryError> {
+        let end = offset + buffer.len() as u64;
+        let first = self.starts.partition_point(|start| *start <= offset).saturating_sub(1);
+        let behind = self.starts.partition_point(|start| *start < end).max(first);
+        let mut rest = buffer;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fill = |number: usize, bytes: &[u8]| {
+            let start = self.starts.get(number).copied().unwrap_or(0);
+            let part = bytes.get(offset.saturating_sub(start) as usize..).unwrap_or_default();
+            let count = part.len().min(rest.len());
+            let (filled, after) = std::mem::take(&mut rest).split_at_mut(count);
+            filled.copy_from_slice(part.get(..count).unwrap_or_default());
+            rest = after;
+        };
+        let mut numbers = first..behind;
         if let Some((cached, bytes)) = &*last
-            && *cached == number
+            && *cached == first
         {
-            return Ok(Arc::clone(bytes));
+            fill(first, bytes);
+            numbers.start = behind.min(first + 1);
         }
-        let missing = || RepositoryError::damaged("a stored file", "it is shorter than its size");
-        let chunk = self.chunks.get(number).ok_or_else(missing)?;
-        let bytes = Arc::new(self.repository.read_chunk(&chunk.id)?);
-        if bytes.len() != chunk.len as usize {
-            return Err(RepositoryError::damaged(
-                "a chunk list",
-                format!("chunk {} has another length", chunk.id),
-            ));
+        let begin = numbers.start;
+        let chunks = self.chunks.get(numbers).unwrap_or_default();
+        let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.id).collect();
+        self.repository.read_chunks(&ids, &mut |number, bytes| {
+            let (bytes, number) = (bytes?, begin + number);
+            let Some(chunk) = self.chunks.get(number).filter(|chunk| chunk.len as usize == bytes.len())
+            else {
+                return Err(RepositoryError::damaged("a chunk list", "a chunk has another length"));
+            };
+            fill(number, &bytes);
+            if let Some(read) = self.read.get(number) {
+                read.store(true, Ordering::Relaxed);
+            }
+            // The chunk in which this ends is where the next reading begins.
+            if number + 1 == behind
+                && self.starts.get(number).is_some_and(|start| start + u64::from(chunk.len) > end)
+            {
+                *last = Some((number, bytes.into_owned()));
+            }
+            Ok(())
+        })?;
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(RepositoryError::damaged("a stored file", "it is shorter than its size"))
         }
-        if let Some(read) = self.read.get(number) {
-            read.store(true, Ordering::Relaxed);
-        }
-        *last = Some((number, Arc::clone(&bytes)));
-        Ok(bytes)
     }
 }

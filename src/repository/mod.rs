@@ -5,6 +5,7 @@ mod bases;
 mod chunk_cache;
 mod chunk_index;
 mod chunk_reader;
+mod chunk_runs;
 mod codec;
 mod condemned;
 mod doomed;

@@ -4,11 +4,11 @@ use super::chunk_cache::ChunkCache;
 use super::chunk_index::{ChunkIndex, IndexOptions};
 use super::error::RepositoryError;
 use super::keys::{KeyFiles, Unlock, read_keys, unlocked};
-use super::memory_table::PrefixMap;
 use crate::backend::{Backend, ErrorKind, Lock, LockGuard, LockKind};
 use crate::crypto::{RepositoryKey, Seals};
 use crate::format::{Chunking, Encryption, FormatError, Key, RepositoryConfig};
 use crate::id::Id;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,9 +41,8 @@ pub struct Repository {
     read_bytes: AtomicU64,
     nodes: ChunkCache,
     bases: ChunkCache,
-    /// Differences that this run has written and decoded again: how their ids begin, and how the BLAKE3 of their stored bytes
-    /// begins.
-    verified: Mutex<PrefixMap<u64>>,
+    /// Packs of this run, whose chunks were all decoded and compared before they were named.
+    verified: Mutex<HashSet<Id>>,
 }
 
 /// A lock on the repository, given back when dropped; `None` where the place has no locks.
@@ -179,17 +178,14 @@ impl Repository {
         self.read_bytes.load(Ordering::Relaxed) + self.beneath().map_or(0, Self::read_bytes)
     }
 
-    /// Notes a delta that was decoded and compared after it was encoded against proven bases.
-    pub(super) fn note_verified(&self, id: Id, stored: &[u8]) {
-        let stored = Id::of(stored).prefix();
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(id.prefix(), stored);
+    /// Notes a pack whose name was made of stored bytes that had each been decoded to its chunk.
+    pub(super) fn note_verified(&self, pack: Id) {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(pack);
     }
 
-    /// These stored bytes were decoded to the chunk before. So its bases needn't be read again to prove that it was written
-    /// as it was meant.
-    pub(super) fn was_verified(&self, id: &Id, stored: &[u8]) -> bool {
-        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        verified.get(&id.prefix()).copied().is_some_and(|known| known == Id::of(stored).prefix())
+    /// Whoever reads bytes with this name has read the chunks that were meant.
+    pub(super) fn was_verified(&self, pack: &Id) -> bool {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).contains(pack)
     }
 
     /// Nodes that were read lately.

@@ -7,13 +7,15 @@ use super::memory_table::IdMap;
 use super::open::Repository;
 use crate::crypto::SealedFile;
 use crate::format::{ChunkRecord, ChunkRef, Encoding, IndexedPack, Key, ListedPack, Pack, PackKind};
-use crate::id::{Id, Naming};
+use crate::id::{Id, IdHasher, Naming};
 use crate::stamp::now_nanos;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const DATA_PACK_BYTES: usize = 32 << 20;
 const TREE_PACK_BYTES: usize = 4 << 20;
+/// What is hashed at a time of a pack that is being filled.
+const HASH_BYTES: usize = 128 << 10;
 /// A pack of small chunks is closed by their number, so that no trailer grows large.
 const MOST_RECORDS: usize = 1 << 16;
 /// An index file is written after this many packs or this long, so that a killed first backup goes on where it was.
@@ -65,9 +67,38 @@ pub enum Trust {
 }
 
 struct OpenPack {
-    kind: PackKind,
+    content: Pack,
     bytes: Vec<u8>,
-    records: Vec<ChunkRecord>,
+    /// Of the first bytes, as they were soon after each chunk was decoded and compared.
+    hasher: IdHasher,
+    hashed: usize,
+    /// All of them were.
+    is_verified: bool,
+}
+
+impl OpenPack {
+    fn new(kind: PackKind, mut bytes: Vec<u8>) -> Self {
+        bytes.extend_from_slice(&Pack::begin());
+        let content = Pack { kind, records: Vec::new() };
+        Self { content, bytes, hasher: IdHasher::default(), hashed: 0, is_verified: true }
+    }
+
+    fn add(&mut self, record: ChunkRecord, stored: &[u8]) {
+        self.bytes.extend_from_slice(stored);
+        self.content.records.push(record);
+        // BLAKE3 is a tree: it is fastest with parts of a power of two.
+        while let Some(part) = self.bytes.get(self.hashed..self.hashed + HASH_BYTES) {
+            self.hasher.update(part);
+            self.hashed += HASH_BYTES;
+        }
+    }
+
+    /// The name that the bytes make.
+    fn name(&self) -> Id {
+        let mut hasher = self.hasher.clone();
+        hasher.update(self.bytes.get(self.hashed..).unwrap_or_default());
+        hasher.finish()
+    }
 }
 
 struct Checkpoint {
@@ -99,7 +130,7 @@ impl<'r> ChunkWriter<'r> {
         if trust == Trust::Nothing {
             repository.backend().read_anew();
         }
-        let open = |kind| Mutex::new(OpenPack { kind, bytes: Pack::begin(), records: Vec::new() });
+        let open = |kind| Mutex::new(OpenPack::new(kind, Vec::new()));
         Self {
             repository,
             trust,
@@ -146,11 +177,9 @@ impl<'r> ChunkWriter<'r> {
         for (chunk, encoded) in fresh.iter().zip(encode_all(kind, &plains, &bases)) {
             let Encoded { encoding, bases, stored } = encoded;
             let stored = self.repository.seal_chunk(chunk.id.prefix(), encoding, &bases, stored)?;
-            if encoding.is_difference() {
-                self.repository.note_verified(chunk.id, &stored);
-            }
             let (stored_len, plain_len) = (stored.len() as u32, chunk.plain.len() as u32);
-            self.append(kind, ChunkRecord { id: chunk.id, stored_len, plain_len, encoding, bases }, &stored)?;
+            let record = ChunkRecord { id: chunk.id, stored_len, plain_len, encoding, bases };
+            self.append(kind, record, &stored, true)?;
         }
         Ok(())
     }
@@ -165,28 +194,36 @@ impl<'r> ChunkWriter<'r> {
         if lock(&self.claimed).insert(record.id, ()).is_some() {
             return Ok(());
         }
-        self.append(kind, record.clone(), stored)
+        self.append(kind, record.clone(), stored, false)
     }
 
-    fn append(&self, kind: PackKind, record: ChunkRecord, stored: &[u8]) -> Result<(), RepositoryError> {
+    fn append(
+        &self,
+        kind: PackKind,
+        record: ChunkRecord,
+        stored: &[u8],
+        is_verified: bool,
+    ) -> Result<(), RepositoryError> {
         let (open, limit) = match kind {
             PackKind::Data => (&self.data, DATA_PACK_BYTES),
             PackKind::Tree => (&self.tree, TREE_PACK_BYTES),
         };
         lock(&self.written).count(kind, &record);
         let mut pack = lock(open);
-        if pack.bytes.is_empty() {
-            pack.bytes = lock(&self.spare).pop().unwrap_or_default();
-            pack.bytes.extend_from_slice(&Pack::begin());
-        }
-        pack.bytes.extend_from_slice(stored);
-        pack.records.push(record);
-        if pack.bytes.len() < limit && pack.records.len() < MOST_RECORDS {
+        pack.is_verified &= is_verified;
+        pack.add(record, stored);
+        if pack.bytes.len() < limit && pack.content.records.len() < MOST_RECORDS {
             return Ok(());
         }
-        let (bytes, records) = (std::mem::take(&mut pack.bytes), std::mem::take(&mut pack.records));
+        let full = self.replace(&mut pack);
         drop(pack);
-        self.write_pack(kind, bytes, records)
+        self.write_pack(full)
+    }
+
+    fn replace(&self, pack: &mut OpenPack) -> OpenPack {
+        let spare = lock(&self.spare).pop().unwrap_or_default();
+        let next = OpenPack::new(pack.content.kind, spare);
+        std::mem::replace(pack, next)
     }
 
     fn is_kept(&self, id: &Id) -> Result<bool, RepositoryError> {
@@ -201,38 +238,31 @@ impl<'r> ChunkWriter<'r> {
         }
     }
 
-    fn write_pack(
-        &self,
-        kind: PackKind,
-        bytes: Vec<u8>,
-        records: Vec<ChunkRecord>,
-    ) -> Result<(), RepositoryError> {
-        let mut pack = Pack { kind, records };
-        let mut bytes = bytes;
-        let mut chunks_end = bytes.len();
-        self.end(&pack, &mut bytes)?;
-        let mut id = Id::of(&bytes);
+    fn write_pack(&self, mut pack: OpenPack) -> Result<(), RepositoryError> {
+        let mut chunks_end = pack.bytes.len();
+        let mut id = self.end(&mut pack)?;
         // The same chunks in the same order make the same name. Under one that is condemned they would be deleted.
         while self.repository.index()?.is_doomed(&id) {
-            bytes.truncate(chunks_end);
+            pack.bytes.truncate(chunks_end);
             let salt = now_nanos().to_le_bytes();
             let (salt_id, encoding, bases) = (self.naming().id_of(&salt), Encoding::RAW, Box::default());
             let stored = self.repository.seal_chunk(salt_id.prefix(), encoding, &bases, salt.to_vec())?;
-            bytes.extend_from_slice(&stored);
             let (stored_len, plain_len) = (stored.len() as u32, salt.len() as u32);
-            let record = ChunkRecord { id: salt_id, stored_len, plain_len, encoding, bases };
-            pack.records.push(record);
-            chunks_end = bytes.len();
-            self.end(&pack, &mut bytes)?;
-            id = Id::of(&bytes);
+            pack.add(ChunkRecord { id: salt_id, stored_len, plain_len, encoding, bases }, &stored);
+            chunks_end = pack.bytes.len();
+            id = self.end(&mut pack)?;
         }
+        let OpenPack { content: Pack { kind, records }, mut bytes, is_verified, .. } = pack;
         self.repository.backend().put(&Key::Pack(id).path(), &bytes)?;
+        if is_verified {
+            self.repository.note_verified(id);
+        }
         {
             let mut written = lock(&self.written);
             written.packs.push(id);
             written.metadata_bytes += (bytes.len() - chunks_end) as u64 + Pack::FIRST_OFFSET;
         }
-        let indexed = IndexedPack { pack: id, kind, records: pack.records };
+        let indexed = IndexedPack { pack: id, kind, records };
         self.repository.index()?.add(&indexed, bytes.len() as u64);
         bytes.clear();
         lock(&self.spare).push(bytes);
@@ -251,9 +281,11 @@ impl<'r> ChunkWriter<'r> {
         if due { self.write_index(&mut checkpoint) } else { Ok(()) }
     }
 
-    fn end(&self, pack: &Pack, bytes: &mut Vec<u8>) -> Result<(), RepositoryError> {
-        Pack::end_with(&self.repository.seal_file(SealedFile::Trailer, pack.trailer())?, bytes);
-        Ok(())
+    /// Appends the trailer; returns the name.
+    fn end(&self, pack: &mut OpenPack) -> Result<Id, RepositoryError> {
+        let trailer = self.repository.seal_file(SealedFile::Trailer, pack.content.trailer())?;
+        Pack::end_with(&trailer, &mut pack.bytes);
+        Ok(pack.name())
     }
 
     fn write_index(&self, checkpoint: &mut Checkpoint) -> Result<(), RepositoryError> {
@@ -270,13 +302,12 @@ impl<'r> ChunkWriter<'r> {
     pub fn finish(&self) -> Result<Written, RepositoryError> {
         for open in [&self.data, &self.tree] {
             let mut pack = lock(open);
-            if pack.records.is_empty() {
+            if pack.content.records.is_empty() {
                 continue;
             }
-            let (kind, bytes) = (pack.kind, std::mem::take(&mut pack.bytes));
-            let records = std::mem::take(&mut pack.records);
+            let last = self.replace(&mut pack);
             drop(pack);
-            self.write_pack(kind, bytes, records)?;
+            self.write_pack(last)?;
         }
         self.write_index(&mut lock(&self.checkpoint))?;
         Ok(lock(&self.written).clone())

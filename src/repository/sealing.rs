@@ -33,7 +33,7 @@ impl Repository {
         self.seals().master()
     }
 
-    /// A chunk's encoded bytes as they are stored.
+    /// A chunk's encoded bytes as they are stored; they were opened again.
     pub(super) fn seal_chunk(
         &self,
         prefix: u64,
@@ -43,7 +43,14 @@ impl Repository {
     ) -> Result<Vec<u8>, RepositoryError> {
         match self.key() {
             None => Ok(encoded),
-            Some(_) => Ok(self.seals().seal_chunk(&about(prefix, encoding, bases), encoded)?),
+            Some(_) => {
+                let about = about(prefix, encoding, bases);
+                let sealed = self.seals().seal_chunk(&about, encoded.clone())?;
+                match self.seals().open_chunk(&about, sealed.clone()) {
+                    Ok(opened) if opened == encoded => Ok(sealed),
+                    _ => Err(RepositoryError::damaged("a sealed chunk", "it can't be opened again")),
+                }
+            }
         }
     }
 

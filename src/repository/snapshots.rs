@@ -26,6 +26,18 @@ impl Snapshot {
         self.later_proof.as_ref().map_or_else(|| self.manifest.is_valid(), ProofFile::is_valid)
     }
 
+    /// What it holds of a source was proven in full, by checks of this version.
+    pub fn is_proven_in_full(&self, source: &str, validator: u32) -> bool {
+        let is_full = |level, version| level == Level::Full && version == validator;
+        let record = self.manifest.source(source);
+        let at_publication = record.and_then(|record| record.proof.as_ref());
+        self.is_valid()
+            && (at_publication.is_some_and(|proof| is_full(proof.level, proof.validator))
+                || self.later_proof.as_ref().is_some_and(|proof| {
+                    is_full(proof.level, proof.validator) && proof.sources.iter().any(|name| name == source)
+                }))
+    }
+
     /// A validation after its publication found it bad, and none has taken that back.
     pub fn was_found_bad(&self) -> bool {
         self.later_proof.as_ref().is_some_and(|proof| !proof.is_valid())

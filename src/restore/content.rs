@@ -5,6 +5,7 @@ use super::holes::{dig, filled_holes};
 use crate::chunking::{Recorded, compare_at_boundaries, read_up_to};
 use crate::cores::on_all_cores;
 use crate::format::{ChunkRef, Entry, Segment};
+use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{FileReader, Repository, RepositoryError};
 use std::fs::File;
@@ -17,8 +18,24 @@ use std::sync::{Mutex, PoisonError};
 /// What is written at once where bytes differ: what file systems and page caches work in.
 const BLOCK_BYTES: u64 = 4096;
 
+/// What one thread reads and writes at a time.
+const RUN_BYTES: u64 = 1 << 20;
+
 /// Takes a run of bytes and its place in the file.
-type TakeRun<'t, E> = dyn Fn(&[u8], u64) -> Result<(), E> + 't;
+type TakeBlocks<'t, E> = &'t mut dyn FnMut(&[u8], u64) -> Result<(), E>;
+
+/// Bytes that are to be written, one behind another.
+#[derive(Default)]
+struct Gathered {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Gathered {
+    fn goes_on_at(&self, offset: u64) -> bool {
+        !self.bytes.is_empty() && self.offset + self.bytes.len() as u64 == offset
+    }
+}
 
 /// A file as the snapshot has it.
 pub struct Contents<'r> {
@@ -113,13 +130,13 @@ impl<'r> Contents<'r> {
     /// How many bytes `write` would write.
     pub fn count(&self, file: &File, numbers: &[u32]) -> Result<u64, RepositoryError> {
         let total = AtomicU64::new(0);
-        let count = |_: &[u8], bytes: u64| {
-            total.fetch_add(bytes, Ordering::Relaxed);
-            Ok::<_, RepositoryError>(())
-        };
-        on_all_cores(numbers.len(), |at| {
-            let number = numbers.get(at).copied().unwrap_or(u32::MAX);
-            self.each_difference(file, number, 0, &|bytes, _| count(bytes, bytes.len() as u64))
+        let runs = self.runs(numbers);
+        on_all_cores(runs.len(), |at| {
+            let run = runs.get(at).copied().unwrap_or_default();
+            self.each_difference(file, present_len(file), run, 0, &mut |bytes, _| {
+                total.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                Ok::<_, RepositoryError>(())
+            })
         })?;
         Ok(total.into_inner())
     }
@@ -134,18 +151,33 @@ impl<'r> Contents<'r> {
         shown: &Path,
         progress: &dyn Progress,
     ) -> Result<u64, RestoreError> {
+        // The kernel lets one thread at a time write to a file, and has the others turn round and round until it is their turn.
+        let output = Mutex::new(file);
         let written = AtomicU64::new(0);
-        on_all_cores(numbers.len(), |at| {
+        let write = |gathered: &Gathered| {
+            let file = output.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = file.write_all_at(&gathered.bytes, gathered.offset);
+            written.fetch_add(gathered.bytes.len() as u64, Ordering::Relaxed);
+            done.map_err(|error| RestoreError::io("write", shown, error))
+        };
+        let (runs, present_len) = (self.runs(numbers), present_len(file));
+        on_all_cores(runs.len(), |at| {
             if progress.interrupted() {
                 return Err(RestoreError::Interrupted);
             }
-            let number = numbers.get(at).copied().unwrap_or(u32::MAX);
-            self.each_difference(file, number, from, &|bytes, offset| {
-                file.write_all_at(bytes, offset).map_err(|error| RestoreError::io("write", shown, error))?;
-                written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            let run = runs.get(at).copied().unwrap_or_default();
+            let mut gathered = Gathered::default();
+            self.each_difference(file, present_len, run, from, &mut |bytes, offset| {
+                if !gathered.goes_on_at(offset) {
+                    write(&gathered)?;
+                    gathered.bytes.clear();
+                    gathered.offset = offset;
+                }
+                gathered.bytes.extend_from_slice(bytes);
                 Ok::<_, RestoreError>(())
             })?;
-            progress.advance(self.pieces.get(number as usize).map_or(0, |(_, chunk)| u64::from(chunk.len)));
+            write(&gathered)?;
+            progress.advance(self.bytes_of(run));
             Ok(())
         })?;
         Ok(written.into_inner())
@@ -168,39 +200,64 @@ impl<'r> Contents<'r> {
         Ok(dug + written)
     }
 
-    /// Calls `take` with each run of differing blocks of a chunk and its place in the file.
+    /// Chunks that follow each other, some of these numbers at a time: what one thread works on.
+    fn runs<'n>(&self, mut numbers: &'n [u32]) -> Vec<&'n [u32]> {
+        let mut runs = Vec::new();
+        while !numbers.is_empty() {
+            let mut bytes = 0;
+            let fits = |number: &&u32| {
+                bytes += self.bytes_of(&[**number]);
+                bytes <= RUN_BYTES
+            };
+            let count = numbers.iter().take_while(fits).count().clamp(1, numbers.len());
+            let (run, after) = numbers.split_at(count);
+            runs.push(run);
+            numbers = after;
+        }
+        runs
+    }
+
+    /// Calls `take` with each run of differing blocks of these chunks and its place in the file, of which `present_len` bytes
+    /// are to be compared with.
     fn each_difference<E: From<RepositoryError>>(
         &self,
         file: &File,
-        number: u32,
+        present_len: u64,
+        numbers: &[u32],
         from: u64,
-        take: &TakeRun<'_, E>,
+        take: TakeBlocks<'_, E>,
     ) -> Result<(), E> {
-        let Some((start, chunk)) = self.pieces.get(number as usize) else { return Ok(()) };
-        let bytes = self.repository.read_chunk(&chunk.id)?;
-        if bytes.len() != chunk.len as usize {
-            let detail = format!("chunk {} has another length", chunk.id);
-            return Err(RepositoryError::damaged("a chunk list", detail).into());
-        }
-        let mut rest = bytes.as_slice();
-        for range in self.ranges(*start, u64::from(chunk.len)) {
-            let (part, after) = rest.split_at_checked(range.len as usize).unwrap_or((rest, &[]));
-            rest = after;
-            let skipped = from.saturating_sub(range.offset).min(part.len() as u64);
-            let (part, offset) = (part.get(skipped as usize..).unwrap_or_default(), range.offset + skipped);
-            // Where nothing is yet, nothing needs comparing.
-            if file.metadata().is_ok_and(|metadata| metadata.len() <= offset) {
-                take(part, offset)?;
-                continue;
+        let pieces: Vec<(u64, ChunkRef)> =
+            numbers.iter().filter_map(|number| self.pieces.get(*number as usize)).copied().collect();
+        let ids: Vec<Id> = pieces.iter().map(|(_, chunk)| chunk.id).collect();
+        let mut present = Vec::new();
+        self.repository.read_chunks(&ids, &mut |number, bytes| {
+            let (bytes, Some((start, chunk))) = (bytes?, pieces.get(number)) else { return Ok(()) };
+            if bytes.len() != chunk.len as usize {
+                let detail = format!("chunk {} has another length", chunk.id);
+                return Err(RepositoryError::damaged("a chunk list", detail).into());
             }
-            let mut present = vec![0; part.len()];
-            let count = read_up_to(file, &mut present, offset).unwrap_or(0);
-            present.truncate(count);
-            for (at, len) in differing_blocks(part, &present, offset) {
-                take(part.get(at..at + len).unwrap_or_default(), offset + at as u64)?;
+            let mut rest = &*bytes;
+            for range in self.ranges(*start, u64::from(chunk.len)) {
+                let (part, after) = rest.split_at_checked(range.len as usize).unwrap_or((rest, &[]));
+                rest = after;
+                let skipped = from.saturating_sub(range.offset).min(part.len() as u64);
+                let (part, offset) =
+                    (part.get(skipped as usize..).unwrap_or_default(), range.offset + skipped);
+                // Where nothing was, nothing needs comparing.
+                if present_len <= offset {
+                    take(part, offset)?;
+                    continue;
+                }
+                present.resize(part.len(), 0);
+                let count = read_up_to(file, &mut present, offset).unwrap_or(0);
+                let present = present.get(..count).unwrap_or_default();
+                for (at, len) in differing_blocks(part, present, offset) {
+                    take(part.get(at..at + len).unwrap_or_default(), offset + at as u64)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// The parts of the file that shall be holes and aren't.
@@ -222,6 +279,11 @@ impl<'r> Contents<'r> {
         }
         found
     }
+}
+
+/// How much there is to compare with.
+fn present_len(file: &File) -> u64 {
+    file.metadata().map_or(u64::MAX, |metadata| metadata.len())
 }
 
 /// The runs of blocks, aligned in the file, in which `wanted` isn't `present`; both begin at `offset`.

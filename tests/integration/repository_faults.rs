@@ -1,10 +1,13 @@
 //! Real processes that are killed, disks that are full or fail, and many runs at once: the repository stays sound.
 
 use crate::support::{Mounted, Scratch, describe, document, has, noise, put, run, settle};
+use icecore::backend::LocalBackend;
+use icecore::format::{Key, PackKind};
+use icecore::repository::{ChunkWriter, IndexOptions, Repository, RepositoryError, Trust};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 fn rounds(short: u32) -> u32 {
@@ -275,4 +278,33 @@ fn a_read_only_repository_is_checked_and_restored_from() {
     let (code, refused) = scratch.json(["prune", "--keep-last", "1"]);
     assert_eq!((code, refused["error"]["code"].as_str()), (1, Some("permission_denied")), "{refused:#}");
     assert!(Path::new(refused["error"]["path"].as_str().unwrap()).starts_with(scratch.path("repo")));
+}
+
+/// Packs of which every chunk was decoded before they were named are read back all the same.
+#[test]
+fn a_pack_that_does_not_read_back_is_no_proof() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let backend = Arc::new(LocalBackend::new(scratch.path("repo")));
+    let repository = Repository::open(backend, IndexOptions::default()).unwrap();
+    let writer = ChunkWriter::new(&repository, Trust::Index);
+    writer.put(PackKind::Data, &noise(300_000, 1)).unwrap();
+    writer.put(PackKind::Data, &vec![7; 100_000]).unwrap();
+    let packs = writer.finish().unwrap().packs;
+    assert_eq!(packs.len(), 1);
+    let pack = packs[0];
+    repository.prove_pack(&pack).unwrap();
+    let path = scratch.path("repo").join(Key::Pack(pack).path());
+    let right = std::fs::read(&path).unwrap();
+    for at in [0, 20, right.len() / 2, right.len() - 40, right.len() - 1] {
+        let mut wrong = right.clone();
+        wrong[at] ^= 4;
+        put(&path, wrong);
+        let proof = repository.prove_pack(&pack);
+        assert!(matches!(proof, Err(RepositoryError::Damaged { .. })), "{at}: {proof:?}");
+    }
+    put(&path, &right[..right.len() - 1]);
+    assert!(repository.prove_pack(&pack).is_err(), "cut short");
+    put(&path, right);
+    repository.prove_pack(&pack).unwrap();
 }
