@@ -10,19 +10,27 @@ use std::os::unix::fs::FileExt;
 pub enum Part {
     /// As in the parent.
     Same(ChunkRef),
-    /// To be read.
-    Differing { offset: u64, len: u64 },
+    /// To be read. It begins with the places of these whole chunks of the parent's.
+    Differing { offset: u64, len: u64, numbers: Numbers },
 }
+
+/// Some chunks that follow each other, by the numbers of the first and of the one behind.
+pub type Numbers = (usize, usize);
 
 /// The parts of a file of `size` bytes, which has all of the parent's chunks at their places but the `differing` ones.
 pub fn parts(chunks: &[ChunkRef], differing: &[u32], size: u64) -> Vec<Part> {
     let mut parts = Vec::with_capacity(chunks.len());
     let mut at = 0u64;
     let mut waiting = differing.iter().copied().peekable();
-    let read = |offset: u64, len: u64, parts: &mut Vec<Part>| match parts.last_mut() {
+    let read = |offset: u64, len: u64, numbers: Numbers, parts: &mut Vec<Part>| match parts.last_mut() {
         _ if len == 0 => {}
-        Some(Part::Differing { len: before, .. }) => *before += len,
-        _ => parts.push(Part::Differing { offset, len }),
+        Some(Part::Differing { len: before, numbers: (_, behind), .. }) => {
+            *before += len;
+            if *behind == numbers.0 {
+                *behind = numbers.1;
+            }
+        }
+        _ => parts.push(Part::Differing { offset, len, numbers }),
     };
     for (number, chunk) in (0u32..).zip(chunks) {
         let end = at + u64::from(chunk.len);
@@ -31,14 +39,16 @@ pub fn parts(chunks: &[ChunkRef], differing: &[u32], size: u64) -> Vec<Part> {
         let is_last_of_less = number as usize + 1 == chunks.len() && end < size;
         if differs || end > size || is_last_of_less {
             let stop = end.min(size);
-            read(at.min(stop), stop - at.min(stop), &mut parts);
+            let first = number as usize;
+            let behind = if end > size || is_last_of_less { first } else { first + 1 };
+            read(at.min(stop), stop - at.min(stop), (first, behind), &mut parts);
         } else {
             parts.push(Part::Same(*chunk));
         }
         at = end;
     }
     let listed = at.min(size);
-    read(listed, size - listed, &mut parts);
+    read(listed, size - listed, (chunks.len(), chunks.len()), &mut parts);
     parts
 }
 
@@ -72,15 +82,17 @@ mod tests {
     #[test]
     fn equal_chunks_are_kept_and_the_rest_is_read() {
         let chunks = [chunk(10), chunk(20), chunk(30), chunk(40)];
-        let read = |offset, len| Part::Differing { offset, len };
+        let read = |offset, len, numbers| Part::Differing { offset, len, numbers };
         let same = |number: usize| Part::Same(chunks[number]);
         assert_eq!(parts(&chunks, &[], 100), [same(0), same(1), same(2), same(3)]);
-        assert_eq!(parts(&chunks, &[1, 2], 100), [same(0), read(10, 50), same(3)]);
+        assert_eq!(parts(&chunks, &[1, 2], 100), [same(0), read(10, 50, (1, 3)), same(3)]);
         // Longer: the last chunk is read with what follows. Shorter: what is left of the chunk that was cut.
-        assert_eq!(parts(&chunks, &[0], 150), [read(0, 10), same(1), same(2), read(60, 90)]);
-        assert_eq!(parts(&chunks, &[2, 3], 35), [same(0), same(1), read(30, 5)]);
-        assert_eq!(parts(&chunks, &[], 35), [same(0), same(1), read(30, 5)]);
+        let grown = [read(0, 10, (0, 1)), same(1), same(2), read(60, 90, (3, 3))];
+        assert_eq!(parts(&chunks, &[0], 150), grown);
+        assert_eq!(parts(&chunks, &[2, 3], 150), [same(0), same(1), read(30, 120, (2, 3))]);
+        assert_eq!(parts(&chunks, &[2, 3], 35), [same(0), same(1), read(30, 5, (2, 2))]);
+        assert_eq!(parts(&chunks, &[], 35), [same(0), same(1), read(30, 5, (2, 2))]);
         assert_eq!(parts(&chunks, &[0, 1, 2, 3], 0), []);
-        assert_eq!(parts(&[], &[], 7), [read(0, 7)]);
+        assert_eq!(parts(&[], &[], 7), [read(0, 7, (0, 0))]);
     }
 }

@@ -1,6 +1,6 @@
 //! Takes what a source hands over: cuts it, has it stored, and builds the source's entry tree.
 
-use super::compared::{Part, Range, parts};
+use super::compared::{Numbers, Part, Range, parts};
 use super::error::record;
 use super::old::Old;
 use super::parent::Parent;
@@ -212,6 +212,37 @@ impl<'r> TreeRecorder<'r> {
         }
     }
 
+    /// Submits what lies in the place of these chunks, cut where they were: what is saved once needs no cuts of its own, and each
+    /// chunk has the one to which it is a difference. Returns the bytes; fewer where the content ends before.
+    fn keep_cuts(
+        &self,
+        stream: &mut Stream<'_>,
+        (mut first, behind): Numbers,
+        old: &Arc<Old>,
+        handed: &mut Vec<Handed>,
+    ) -> Result<u64, CaptureError> {
+        let begin = old.start(first);
+        while first < behind {
+            self.check_interrupt()?;
+            let batch = old.batch(first, BUFFER_BYTES as u64);
+            let numbers = first..batch.end.min(behind);
+            let lengths: Vec<usize> =
+                old.range(numbers.clone()).iter().map(|chunk| chunk.len as usize).collect();
+            let wanted = lengths.iter().sum();
+            let read = stream.next(wanted).map_err(CaptureError::Reading)?;
+            if read.len() < wanted {
+                stream.give_back(read);
+                break;
+            }
+            self.progress.advance(wanted as u64);
+            first = numbers.end;
+            let near = numbers.map(|number| number..number + 1).collect();
+            let work = Work::Keep { lengths, near, old: Some(Arc::clone(old)) };
+            handed.push(Handed::Promised(self.pool.submit(Arc::new(read), work)));
+        }
+        Ok(old.start(first) - begin)
+    }
+
     fn keep_node(writer: &ChunkWriter<'_>, bytes: &[u8]) -> Result<Id, CaptureError> {
         writer.put(PackKind::Tree, bytes).map_err(record)
     }
@@ -327,10 +358,13 @@ impl Recorder for TreeRecorder<'_> {
                     bytes += u64::from(chunk.len);
                     handed.push(Handed::Known(chunk));
                 }
-                Part::Differing { offset, len } => {
-                    let cuts = (offset > 0).then_some(cuts);
+                Part::Differing { offset, len, numbers } => {
                     let mut range = Range { file, offset, len };
-                    bytes += self.consume(&mut range, cuts, offset, Some(&old), &mut handed)?;
+                    let mut stream = Stream::new(&mut range);
+                    let kept = self.keep_cuts(&mut stream, numbers, &old, &mut handed)?;
+                    let cuts = (offset + kept > 0).then_some(cuts);
+                    bytes += kept;
+                    bytes += self.consume(&mut stream, cuts, offset + kept, Some(&old), &mut handed)?;
                 }
             }
         }
