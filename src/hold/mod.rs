@@ -1,6 +1,6 @@
 //! How a path is held still while it is read, from outside, without writing a byte into it.
 //!
-//! The only room with `unsafe` or raw system calls.
+//! The only room with raw system calls, and with `unsafe` but for one call of SQLite's.
 
 mod filesystem;
 mod holders;

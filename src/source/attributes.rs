@@ -1,11 +1,10 @@
 //! What the file system keeps about a file beside its bytes.
 
 use crate::format::{Captured, Content, Entry, EntryKind};
-use crate::source::interface::{file_id, link_of, mtime_ns};
+use crate::source::stat::Stat;
 use std::ffi::CString;
 use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Attributes that the kernel makes up, or that belong to a file's place rather than to the file.
@@ -65,17 +64,17 @@ fn sized(ask: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> Option<Vec<u8>
     None
 }
 
-/// An entry with what metadata tells: no size, no content, no attributes.
-pub fn bare_entry(name: &[u8], metadata: &Metadata, kind: EntryKind) -> Entry {
+/// An entry with what the file system tells: no size, no content, no attributes.
+pub fn bare_entry(name: &[u8], stat: &Stat, kind: EntryKind) -> Entry {
     Entry {
         name: name.to_owned(),
         kind,
-        mode: metadata.mode() & 0o7777,
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-        mtime_ns: mtime_ns(metadata),
+        mode: stat.mode & 0o7777,
+        uid: stat.uid,
+        gid: stat.gid,
+        mtime_ns: stat.mtime_ns,
         size: 0,
-        link: link_of(metadata),
+        link: stat.link(kind == EntryKind::Directory),
         captured: Captured::Plain,
         state: None,
         xattrs: Vec::new(),
@@ -88,15 +87,16 @@ pub fn bare_entry(name: &[u8], metadata: &Metadata, kind: EntryKind) -> Entry {
 
 /// The entry of a regular file that is captured as it lies; content follows. `path` serves to read attributes.
 pub fn file_entry(name: &[u8], metadata: &Metadata, path: &Path) -> Entry {
+    let stat = Stat::from(metadata);
     Entry {
-        size: metadata.size(),
-        state: Some(file_id(metadata)),
+        size: stat.size,
+        state: Some(stat.state()),
         xattrs: attributes_of(path),
-        ..bare_entry(name, metadata, EntryKind::File)
+        ..bare_entry(name, &stat, EntryKind::File)
     }
 }
 
 /// The entry of a directory; its content follows.
-pub fn directory_entry(name: &[u8], metadata: &Metadata, path: &Path) -> Entry {
-    Entry { xattrs: attributes_of(path), ..bare_entry(name, metadata, EntryKind::Directory) }
+pub fn directory_entry(name: &[u8], stat: &Stat, path: &Path) -> Entry {
+    Entry { xattrs: attributes_of(path), ..bare_entry(name, stat, EntryKind::Directory) }
 }

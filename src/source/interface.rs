@@ -1,14 +1,15 @@
 //! The words between a source and whoever records or judges it.
 
+use super::stat::Stat;
 use crate::format::{
-    CollectionCount, Consistency, Entry, FileState, Finding, Level, Link, NoteReason, Severity, SourceKind,
+    Captured, CollectionCount, Consistency, Entry, EntryKind, FileState, Finding, Level, NoteReason,
+    Severity, SourceKind,
 };
 use crate::stamp::now_nanos;
 use std::error::Error;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -325,6 +326,20 @@ pub trait StoredFiles {
     fn list(&self, directory: &Entry) -> io::Result<Vec<Entry>>;
     /// Opens a file below the root (empty path: the root itself).
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>>;
+    /// The paths below the root of all files that were captured as databases.
+    fn databases(&self) -> io::Result<Vec<Vec<u8>>> {
+        let (mut found, mut waiting) = (Vec::new(), vec![(Vec::new(), self.root().clone())]);
+        while let Some((path, entry)) = waiting.pop() {
+            if entry.kind == EntryKind::Directory {
+                let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+                let below = self.list(&entry)?.into_iter();
+                waiting.extend(below.map(|entry| ([path.as_slice(), slash, &entry.name].concat(), entry)));
+            } else if entry.captured == Captured::Sqlite {
+                found.push(path);
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// What judging a captured copy found.
@@ -369,34 +384,17 @@ impl Judgement {
 /// How thoroughly to judge, and where scratch copies may go.
 pub struct JudgeOptions<'a> {
     pub level: Level,
+    /// Full-text indexes are compared with their texts, at the full level.
+    pub full_text: bool,
     pub temporary_directory: &'a Path,
 }
 
 /// A file's identity and change marks, for the entry.
 pub fn file_id(metadata: &Metadata) -> FileState {
-    FileState {
-        dev: metadata.dev(),
-        ino: metadata.ino(),
-        size: metadata.size(),
-        ctime_ns: nanos(metadata.ctime(), metadata.ctime_nsec()),
-    }
-}
-
-/// Seconds and nanoseconds as nanoseconds, saturating in the year 2262.
-pub fn nanos(seconds: i64, nanoseconds: i64) -> i64 {
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+    Stat::from(metadata).state()
 }
 
 /// Modification time in nanoseconds.
 pub fn mtime_ns(metadata: &Metadata) -> i64 {
-    nanos(metadata.mtime(), metadata.mtime_nsec())
-}
-
-/// The hard-link group of a file with more than one name.
-pub fn link_of(metadata: &Metadata) -> Option<Link> {
-    (metadata.nlink() > 1 && !metadata.is_dir()).then(|| Link {
-        count: metadata.nlink(),
-        dev: metadata.dev(),
-        ino: metadata.ino(),
-    })
+    Stat::from(metadata).mtime_ns
 }

@@ -6,7 +6,7 @@ use super::interface::{
 };
 use super::staged::Staged;
 use super::{chroma, json, sqlite, tree};
-use crate::format::{Captured, EntryKind, Level, SourceKind};
+use crate::format::SourceKind;
 use crate::hold::Sidecars;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,22 +53,20 @@ pub fn judge(
     kind: SourceKind,
     source: &str,
     files: &dyn StoredFiles,
-    level: Level,
-    temporary_directory: &Path,
+    options: &JudgeOptions<'_>,
 ) -> io::Result<Judgement> {
-    let options = JudgeOptions { level, temporary_directory };
     let mut judgement = Judgement::default();
     match kind {
         SourceKind::Chroma => {
-            chroma::judge(&mut judgement, source, files, &options)?;
+            chroma::judge(&mut judgement, source, files, options)?;
             // Other databases that somebody keeps inside the store.
-            judge_tree(&mut judgement, source, files, &[chroma::DATABASE.as_bytes()], &options)?;
+            judge_tree(&mut judgement, source, files, &[chroma::DATABASE.as_bytes()], options)?;
         }
         SourceKind::Sqlite => {
-            sqlite::judge_database(&mut judgement, source, b"", &*files.open(b"")?, &options)?;
+            sqlite::judge_database(&mut judgement, source, b"", &*files.open(b"")?, options)?;
         }
-        SourceKind::Json => json::judge(&mut judgement, source, &*files.open(b"")?, &options)?,
-        SourceKind::Tree => judge_tree(&mut judgement, source, files, &[], &options)?,
+        SourceKind::Json => json::judge(&mut judgement, source, &*files.open(b"")?, options)?,
+        SourceKind::Tree => judge_tree(&mut judgement, source, files, &[], options)?,
     }
     Ok(judgement)
 }
@@ -81,15 +79,8 @@ fn judge_tree(
     judged: &[&[u8]],
     options: &JudgeOptions<'_>,
 ) -> io::Result<()> {
-    let mut waiting = vec![(Vec::new(), files.root().clone())];
-    while let Some((path, entry)) = waiting.pop() {
-        if entry.kind == EntryKind::Directory {
-            let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-            let below = files.list(&entry)?.into_iter();
-            waiting.extend(below.map(|entry| ([path.as_slice(), slash, &entry.name].concat(), entry)));
-        } else if entry.captured == Captured::Sqlite && !judged.contains(&path.as_slice()) {
-            sqlite::judge_database(judgement, source, &path, &*files.open(&path)?, options)?;
-        }
+    for path in files.databases()?.iter().filter(|path| !judged.contains(&path.as_slice())) {
+        sqlite::judge_database(judgement, source, path, &*files.open(path)?, options)?;
     }
     Ok(())
 }

@@ -11,14 +11,15 @@ mod moment;
 mod scratch;
 mod sqlite;
 mod staged;
+mod stat;
 mod tree;
 
 pub use chroma::count_pickle_entries;
 pub use detect::{detect_kind, find_sources};
 pub use group::{Member, Moment};
 pub use interface::{
-    Capture, CaptureError, CaptureOptions, Compared, GoOn, HoldMode, Judgement, ReadAt, Recorder, Retaken,
-    Seen, SourceSpec, SqliteInTree, StoredFiles, Taken, file_id,
+    Capture, CaptureError, CaptureOptions, Compared, GoOn, HoldMode, JudgeOptions, Judgement, ReadAt,
+    Recorder, Retaken, Seen, SourceSpec, SqliteInTree, StoredFiles, Taken, file_id,
 };
 pub use kind::{VALIDATOR_VERSION, capture, judge, keystone_of, sidecars_of, staged};
 pub use moment::capture_together;

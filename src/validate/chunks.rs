@@ -12,6 +12,8 @@ use std::sync::{Mutex, PoisonError};
 const MAX_FINDINGS: usize = 100;
 /// Chunks that are read on all cores before the walk goes on.
 const BATCH: usize = 4096;
+/// Of these, what one core reads at a time.
+const AT_ONCE: usize = 64;
 /// Nobody finds two chunks of which 16 bytes of their BLAKE3 are the same.
 const PROVEN_BYTES: usize = 16;
 
@@ -77,10 +79,10 @@ fn check(progress: &dyn Progress) -> Result<(), RepositoryError> {
 }
 
 /// Takes a file's path and entry.
-type Visit<'v> = dyn FnMut(&[u8], &Entry) -> Result<(), RepositoryError> + 'v;
+pub type Visit<'v> = dyn FnMut(&[u8], &Entry) -> Result<(), RepositoryError> + 'v;
 
 /// Walks all entries (which proves the entry trees), giving each file with its path.
-fn each_file(
+pub fn each_file(
     repository: &Repository,
     root: &Entry,
     visit: &mut Visit<'_>,
@@ -106,14 +108,16 @@ fn is_damage(error: &RepositoryError) -> bool {
     matches!(error, RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })
 }
 
-/// Each chunk is in a pack that is there and long enough.
+/// Each chunk is in a pack that is there and long enough. `see` gets each file.
 pub fn quick_chunks(
     repository: &Repository,
     source: &SourceRecord,
     root: &Entry,
+    see: &mut dyn FnMut(&[u8], &Entry),
 ) -> Result<Found, RepositoryError> {
     let mut found = Found::default();
     let mut walk = |path: &[u8], entry: &Entry| {
+        see(path, entry);
         for chunk in repository.chunk_list(&entry.content)? {
             if !repository.has_chunk(&chunk.id)? {
                 found.damage(source, path, &RepositoryError::MissingChunk { id: chunk.id });
@@ -173,17 +177,22 @@ fn read_batch(
     progress: &dyn Progress,
 ) -> Result<(), RepositoryError> {
     let failed: Mutex<Vec<(usize, RepositoryError)>> = Mutex::default();
-    on_all_cores(batch.len(), |number| {
+    let parts: Vec<&[(Vec<u8>, ChunkRef)]> = batch.chunks(AT_ONCE).collect();
+    on_all_cores(parts.len(), |part| {
         check(progress)?;
-        let Some((_, chunk)) = batch.get(number) else { return Ok(()) };
-        progress.advance(u64::from(chunk.len));
-        match repository.read_chunk(&chunk.id) {
-            Err(error) if is_damage(&error) => {
-                failed.lock().unwrap_or_else(PoisonError::into_inner).push((number, error));
-                Ok(())
+        let ids: Vec<Id> =
+            parts.get(part).into_iter().flat_map(|part| part.iter()).map(|(_, chunk)| chunk.id).collect();
+        repository.read_chunks(&ids, &mut |number, read| {
+            let number = part * AT_ONCE + number;
+            progress.advance(batch.get(number).map_or(0, |(_, chunk)| u64::from(chunk.len)));
+            match read {
+                Err(error) if is_damage(&error) => {
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).push((number, error));
+                    Ok(())
+                }
+                other => other.map(drop),
             }
-            other => other.map(drop),
-        }
+        })
     })?;
     for (number, error) in failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         let path = batch.get(number).map(|(path, _)| path.clone()).unwrap_or_default();

@@ -6,7 +6,7 @@ use crate::format::{CollectionCount, Entry, Finding, Level, Manifest, Proof, Sev
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError, Snapshots};
-use crate::source::{Judgement, VALIDATOR_VERSION, judge};
+use crate::source::{JudgeOptions, Judgement, VALIDATOR_VERSION, judge};
 use crate::stamp::now_nanos;
 use std::path::Path;
 use std::time::Duration;
@@ -59,7 +59,7 @@ pub fn prove_draft(
     for source in &mut manifest.sources {
         let Some(root) = source.root.clone() else { continue };
         if let Some(inherited) = inherit(source, &root, earlier).filter(|_| !suspicious) {
-            let missing = quick_chunks(repository, source, &root)?;
+            let missing = quick_chunks(repository, source, &root, &mut |_, _| {})?;
             if missing.findings.is_empty() {
                 source.collections = inherited.collections;
                 source.written_by = inherited.written_by;
@@ -96,7 +96,7 @@ pub fn validate(
     for source in manifest.sources.iter().filter(|source| source.root.is_some()) {
         // Nobody claims that what a safety snapshot holds is sound: its bytes are proven, not their meaning.
         let found = if manifest.is_safety() {
-            prove_stored(repository, source, level, Proven::default(), progress)?
+            prove_stored(repository, source, level, Default::default(), progress)?
         } else {
             prove_source(repository, source, level, temporary_directory, progress)?
         };
@@ -169,8 +169,9 @@ fn prove_source(
 ) -> Result<Found, RepositoryError> {
     let Some(root) = &source.root else { return Ok(Found::default()) };
     progress.begin(&format!("judging {} ({})", source.name, level.name()), None);
-    let files = RepositoryFiles::new(repository, root);
-    let judged = match judge(source.kind, &source.name, &files, level, temporary_directory) {
+    let files = RepositoryFiles::new(repository, source, root, level);
+    let options = JudgeOptions { level, full_text: true, temporary_directory };
+    let judged = match judge(source.kind, &source.name, &files, &options) {
         Ok(judgement) => Ok(judgement),
         Err(error) => match error.downcast::<RepositoryError>() {
             Ok(error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })) => {
@@ -202,14 +203,17 @@ fn prove_stored(
     repository: &Repository,
     source: &SourceRecord,
     level: Level,
-    mut proven: Proven,
+    (mut proven, mut walked): (Proven, Option<Found>),
     progress: &dyn Progress,
 ) -> Result<Found, RepositoryError> {
     progress.begin(&format!("validating {} ({})", source.name, level.name()), Some(source.counts.bytes));
     let mut found = Found::default();
     for entry in source.root.iter().chain(&source.sidecars) {
         let part = match level {
-            Level::Quick => quick_chunks(repository, source, entry)?,
+            Level::Quick => match walked.take() {
+                Some(walked) => walked,
+                None => quick_chunks(repository, source, entry, &mut |_, _| {})?,
+            },
             Level::Full => all_chunks(repository, source, entry, &mut proven, progress)?,
         };
         found.damaged |= part.damaged;

@@ -1,7 +1,7 @@
 //! A source in the repository, as its judge reads it.
 
-use super::chunks::Proven;
-use crate::format::Entry;
+use super::chunks::{Found, Proven, each_file, quick_chunks};
+use crate::format::{Captured, Entry, Level, SourceRecord};
 use crate::repository::{FileReader, Repository};
 use crate::source::{ReadAt, StoredFiles};
 use std::cell::RefCell;
@@ -18,21 +18,27 @@ type Listing = (Vec<u8>, Rc<Vec<Entry>>);
 /// One source of a snapshot.
 pub struct RepositoryFiles<'r> {
     repository: &'r Repository,
+    source: &'r SourceRecord,
     root: &'r Entry,
+    level: Level,
     /// The directories listed last, the latest first.
     listed: RefCell<Vec<Listing>>,
     /// The chunks of what was read and closed again.
     proven: RefCell<Proven>,
+    /// What the walk over all files found about their chunks, at the quick level.
+    walked: RefCell<Option<Found>>,
 }
 
 impl<'r> RepositoryFiles<'r> {
-    pub fn new(repository: &'r Repository, root: &'r Entry) -> Self {
-        Self { repository, root, listed: RefCell::default(), proven: RefCell::default() }
+    pub fn new(repository: &'r Repository, source: &'r SourceRecord, root: &'r Entry, level: Level) -> Self {
+        let (listed, proven, walked) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self { repository, source, root, level, listed, proven, walked }
     }
 
-    /// The chunks that a judge has read on its way: each was proven by its id.
-    pub fn proven(self) -> Proven {
-        self.proven.into_inner()
+    /// The chunks that a judge has read on its way: each was proven by its id. And, at the quick level, what is known of all
+    /// others, if the judge has walked over them.
+    pub fn proven(self) -> (Proven, Option<Found>) {
+        (self.proven.into_inner(), self.walked.into_inner())
     }
 
     fn find(&self, path: &[u8]) -> io::Result<Entry> {
@@ -69,6 +75,27 @@ impl StoredFiles for RepositoryFiles<'_> {
 
     fn list(&self, directory: &Entry) -> io::Result<Vec<Entry>> {
         self.repository.entries(&directory.content).map_err(io::Error::other)
+    }
+
+    fn databases(&self) -> io::Result<Vec<Vec<u8>>> {
+        let mut databases = Vec::new();
+        let mut see = |path: &[u8], entry: &Entry| {
+            if entry.captured == Captured::Sqlite {
+                databases.push(path.to_owned());
+            }
+        };
+        if self.level == Level::Quick {
+            // Nobody has to list it all once more to find the chunks.
+            let walked = quick_chunks(self.repository, self.source, self.root, &mut see);
+            *self.walked.borrow_mut() = Some(walked.map_err(io::Error::other)?);
+        } else {
+            let mut see = |path: &[u8], entry: &Entry| {
+                see(path, entry);
+                Ok(())
+            };
+            each_file(self.repository, self.root, &mut see).map_err(|(_, error)| io::Error::other(error))?;
+        }
+        Ok(databases)
     }
 
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {

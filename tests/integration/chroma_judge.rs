@@ -2,7 +2,7 @@
 
 use crate::support::{Scratch, missing, put, python, run};
 use icecore::format::{Captured, Content, Entry, EntryKind, Level, SourceKind};
-use icecore::source::{ReadAt, StoredFiles};
+use icecore::source::{JudgeOptions, ReadAt, StoredFiles};
 use rusqlite::Connection;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -593,8 +593,9 @@ impl Foreign {
 
     fn judge(place: &Path, level: Level) -> BTreeSet<String> {
         let foreign = Self { place: place.to_owned(), root: Self::entry(place) };
-        let judged =
-            icecore::source::judge(SourceKind::Chroma, "store", &foreign, level, &std::env::temp_dir());
+        let temporary_directory = &std::env::temp_dir();
+        let options = JudgeOptions { level, full_text: true, temporary_directory };
+        let judged = icecore::source::judge(SourceKind::Chroma, "store", &foreign, &options);
         judged.unwrap().findings.into_iter().map(|found| found.code["store_".len()..].to_owned()).collect()
     }
 }

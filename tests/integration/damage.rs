@@ -295,3 +295,20 @@ fn a_later_validation_that_failed_counts() {
     let list = scratch.ok(["list"]);
     assert_eq!((&list["latest"], &list["backups"][1]["valid"]), (&document["stamp"], &true.into()));
 }
+
+/// A quick proof reads no chunk, but knows of each whether its pack is there; in a tree, whose databases it looks for on the same
+/// way, as well as in a single file.
+#[test]
+fn quick_proofs_miss_what_is_gone() {
+    let Damaged { scratch, stamps, .. } = prepare();
+    scratch.ok(["validate", &stamps[1], "--quick"]);
+    for pack in scratch.repository_files("packs") {
+        let bytes = std::fs::read(&pack).unwrap();
+        // Nodes stay: what is missed are chunks of files.
+        if bytes.len() > 100_000 {
+            std::fs::remove_file(&pack).unwrap();
+        }
+    }
+    let (code, document) = scratch.json(["validate", &stamps[1], "--quick"]);
+    assert_eq!((code, &document["errors"][0]), (14, &"tree_stored_data_damaged".into()), "{document:#}");
+}

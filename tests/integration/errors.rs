@@ -192,6 +192,52 @@ fn broken_databases_are_not_published() {
     scratch.ok(["validate", "--all"]);
 }
 
+/// What was proven only quickly is judged where it was restored, but for what full-text indexes say; and the answer says so.
+#[test]
+fn restored_databases_are_judged() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let path = scratch.path("app.db");
+    let open = || rusqlite::Connection::open(&path).unwrap();
+    open()
+        .execute_batch(
+            "CREATE TABLE t(a); CREATE INDEX i ON t(a); CREATE VIRTUAL TABLE f USING fts5(x);
+            WITH RECURSIVE n(a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM n WHERE a < 500) INSERT INTO t SELECT a FROM n;
+            INSERT INTO f SELECT 'word ' || a FROM t",
+        )
+        .unwrap();
+    let restored = |target: &str| {
+        let output = run(scratch.icecore().args(["restore", "latest", "--target", target]));
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    scratch.backup(&["db=app.db", "--validate", "full"]);
+    let (code, said) = restored("proven");
+    assert!(code == 0 && !said.contains("quickly"), "{code} {said}");
+    // The index of a text is told apart from the text only by a full proof.
+    open().execute_batch("DELETE FROM f_content WHERE id % 2 = 0").unwrap();
+    let stamp = scratch.backup(&["db=app.db", "--validate", "quick"]);
+    let (code, said) = restored("quick");
+    assert!(code == 0 && said.contains("it was proven quickly only"), "{code} {said}");
+    assert!(said.contains(&format!("icecore validate {stamp}")), "{said}");
+    // An index that doesn't know of a change to its table.
+    let connection = open();
+    let root: i64 = connection
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'i'", [], |row| row.get(0))
+        .unwrap();
+    connection
+        .execute_batch("PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'i'")
+        .unwrap();
+    drop(connection);
+    open().execute_batch("DELETE FROM t WHERE a % 2 = 0").unwrap();
+    let put_back =
+        format!("INSERT INTO sqlite_schema VALUES ('index', 'i', 't', {root}, 'CREATE INDEX i ON t(a)')");
+    open().execute_batch(&format!("PRAGMA writable_schema = ON; {put_back}")).unwrap();
+    scratch.backup(&["db=app.db", "--validate", "quick"]);
+    let document = fails(&scratch, &["restore", "latest", "--target", "bad"], 24, "restored_invalid");
+    assert_eq!(document["errors"][0], "db_integrity_check_failed", "{document:#}");
+    fails(&scratch, &["validate", &stamp], 20, "snapshot_invalid");
+}
+
 #[test]
 fn files_that_change_under_our_hands() {
     let scratch = Scratch::new();

@@ -6,8 +6,10 @@ use crate::cli::failure::{Failure, findings_json, lines_of};
 use crate::cli::format_text::{bytes, name};
 use crate::cli::report::Report;
 use crate::flow::{Prospect, RestoreItem, Restored as Outcome};
-use crate::format::{Finding, Manifest, Severity};
+use crate::format::{Finding, Manifest, Severity, SourceKind};
+use crate::repository::Snapshot;
 use crate::restore::{Action, Guard, Main, OpenJournal, Placed, Plan, Shortage, Step};
+use crate::source::VALIDATOR_VERSION;
 use crate::stamp::Stamp;
 use serde_json::{Map, Value, json};
 use std::os::unix::ffi::OsStrExt;
@@ -55,6 +57,8 @@ pub struct Told {
     pub guard: Option<Guard>,
     pub journal: Option<OpenJournal>,
     pub read_bytes: u64,
+    /// Sources that may hold databases, of which nobody has proven in full what the snapshot holds.
+    quickly_proven: Vec<String>,
     pub warnings: Vec<String>,
 }
 
@@ -87,8 +91,21 @@ impl Told {
             guard: None,
             journal: None,
             read_bytes: 0,
+            quickly_proven: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// Notes which sources of the snapshot nobody has proven in full.
+    pub fn proven_as(self, snapshot: &Snapshot) -> Self {
+        let manifest = &snapshot.manifest;
+        let records = manifest.sources.iter().filter(|record| {
+            record.kind != SourceKind::Json
+                && !manifest.is_safety()
+                && !snapshot.is_proven_in_full(&record.name, VALIDATOR_VERSION)
+        });
+        let quickly_proven = records.map(|record| record.name.clone()).collect();
+        Self { quickly_proven, ..self }
     }
 
     /// Takes over what came of it.
@@ -224,6 +241,12 @@ impl Told {
             bytes(self.read_bytes),
         ));
         lines.push(format!("snapshot {} {where_}, checked", self.stamp));
+        if done.iter().any(|restored| self.quickly_proven.contains(&restored.source)) {
+            lines.push(format!(
+                "it was proven quickly only, and full-text indexes weren't looked at: icecore validate {}",
+                self.stamp
+            ));
+        }
         lines.extend(undo);
         let mut keys = self.keys(done);
         keys.insert("restored_integrity_ok".into(), json!(true));

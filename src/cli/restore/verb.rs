@@ -37,7 +37,7 @@ pub fn run(context: &Context, arguments: &args::Restore, progress: &dyn Progress
         beside(context, arguments, &repository, snapshot, items, owner, progress)
     } else {
         let goal = SnapshotRef { stamp: snapshot.stamp, manifest: snapshot.manifest_id };
-        let told = Told::of(context, snapshot.stamp, &snapshot.manifest);
+        let told = Told::of(context, snapshot.stamp, &snapshot.manifest).proven_as(snapshot);
         let job = Job::new(Arc::clone(&repository), items, owner, goal, told);
         in_place::run(context, arguments, job, progress)
     }?;
@@ -54,7 +54,7 @@ fn beside(
     owner: Owner,
     progress: &dyn Progress,
 ) -> Result<Report, Failure> {
-    let mut told = Told::of(context, snapshot.stamp, &snapshot.manifest);
+    let mut told = Told::of(context, snapshot.stamp, &snapshot.manifest).proven_as(snapshot);
     let scratch = context.temporary_directory()?;
     // What was missing then isn't made beside either.
     let items: Vec<RestoreItem> = items.into_iter().filter(|item| item.goal.root.is_some()).collect();

@@ -13,6 +13,7 @@ use crate::source::attributes::directory_entry;
 use crate::source::interface::{Capture, CaptureError, CaptureOptions, Recorder, SourceSpec};
 use crate::source::sqlite::DatabaseCapture;
 use crate::source::staged::{Freeze, Holding, Staged, Terms};
+use crate::source::stat::Stat;
 use crate::source::tree::Walk;
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -160,7 +161,7 @@ impl Staged for StoreCapture<'_> {
                 Walk::new(&self.spec, self.options, recorder)?.below(&directory, &name, &mut databases)?;
             }
         }
-        recorder.leave(directory_entry(&name, &metadata, &self.store))?;
+        recorder.leave(directory_entry(&name, &Stat::from(&metadata), &self.store))?;
         Ok(Capture { consistency: capture.consistency.max(Consistency::Locked), ..capture })
     }
 }

@@ -6,6 +6,7 @@ use crate::hold::{CloneSpace, open_file};
 use crate::source::attributes::{directory_entry, file_entry};
 use crate::source::interface::{CaptureError, GoOn, Recorder, Retaken, Taken, file_id, mtime_ns};
 use crate::source::sqlite::ByPosition;
+use crate::source::stat::Stat;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -160,7 +161,7 @@ impl Segments {
             let entry = Entry { size, content, ..file_entry(&name, &file.metadata, &file.path) };
             recorder.add(entry, taken)?;
         }
-        recorder.leave(directory_entry(name, &segment.metadata, &path))?;
+        recorder.leave(directory_entry(name, &Stat::from(&segment.metadata), &path))?;
         Ok(true)
     }
 }

@@ -8,6 +8,7 @@ use crate::hold::{Attempt, CloneSpace, Sidecars, SqliteHold, open_file};
 use crate::source::attributes::{attributes_of, bare_entry};
 use crate::source::interface::{Capture, CaptureError, CaptureOptions, HoldMode, Recorder, Taken};
 use crate::source::staged::{Freeze, Holding, Terms};
+use crate::source::stat::Stat;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -272,7 +273,7 @@ impl<'a> DatabaseCapture<'a> {
             captured: Captured::Sqlite,
             state,
             xattrs: attributes_of(&self.path),
-            ..bare_entry(&self.name, metadata, EntryKind::File)
+            ..bare_entry(&self.name, &Stat::from(metadata), EntryKind::File)
         }
     }
 

@@ -1,6 +1,7 @@
 //! Proves that a stored database is whole.
 
 use super::header::Header;
+use super::modules::forget_virtual_tables;
 use crate::format::Level;
 use crate::source::interface::{JudgeOptions, Judgement, ReadAt};
 use crate::source::scratch::CHECK_PREFIX;
@@ -28,7 +29,7 @@ const FACTS: DatabaseFacts = DatabaseFacts {
     corrupt: "integrity_check_failed",
 };
 
-/// Judges one database: its header and size always, every page and index (FTS5 ones too) at the full level.
+/// Judges one database: its header and size always, every page and index at the full level, with the content of full-text indexes if that is asked for.
 pub fn judge_database(
     judgement: &mut Judgement,
     source: &str,
@@ -86,6 +87,11 @@ pub fn judge_copy(
     opened(place)?;
     // From here on the copy has no name; SQLite keeps its descriptor.
     drop(copy);
+    if let Ok(connection) = &connection
+        && !options.full_text
+    {
+        forget_virtual_tables(connection);
+    }
     match connection.and_then(|connection| integrity_messages(&connection)) {
         Ok(messages) => {
             let (fts, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(|told| is_about_fts(told));

@@ -5,6 +5,7 @@ mod frozen;
 mod header;
 mod judge;
 mod marks;
+mod modules;
 mod scratch_copy;
 mod source;
 mod write_ahead_log;

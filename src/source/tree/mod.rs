@@ -5,6 +5,7 @@ mod log_file;
 mod regular;
 mod snapshot;
 mod sparse;
+mod stat_at;
 mod walk;
 
 pub use excludes::Excludes;

@@ -3,22 +3,23 @@
 use super::excludes::Excludes;
 use super::regular::{Recorded, Regular};
 use super::snapshot::snapshot_place;
+use super::stat_at::stat_at;
 use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
 use crate::hold::{SNAPSHOT_PREFIX, Sidecars, open_directory, open_file_at};
 use crate::source::attributes::{bare_entry, directory_entry, own_attributes_of};
 use crate::source::interface::{
-    Capture, CaptureError, CaptureOptions, HoldMode, Recorder, SourceSpec, SqliteInTree, file_id, mtime_ns,
+    Capture, CaptureError, CaptureOptions, HoldMode, Recorder, Seen, SourceSpec, SqliteInTree,
 };
+use crate::source::stat::Stat;
 use crate::stamp::now_nanos;
 use nix::dir::Dir;
 use nix::fcntl::readlinkat;
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A walk over one directory tree.
@@ -80,7 +81,7 @@ fn directory(
     let mut walk = Walk::new(spec, options, recorder)?;
     walk.recorder.enter(&name)?;
     walk.contents(&opened)?;
-    walk.recorder.leave(directory_entry(&name, &metadata, path))?;
+    walk.recorder.leave(directory_entry(&name, &Stat::from(&metadata), path))?;
     Ok(walk.finish())
 }
 
@@ -169,22 +170,20 @@ impl<'a> Walk<'a> {
         name: &[u8],
         databases: &mut HashSet<Vec<u8>>,
     ) -> Result<(), CaptureError> {
-        // Works however long the real path is.
-        let path = descriptor_path(directory).join(OsStr::from_bytes(name));
-        let metadata = match fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
+        let (stat, kind) = match stat_at(directory, name) {
+            Ok(found) => found,
             Err(error) => {
                 self.note_failure("stat", &error);
                 return Ok(());
             }
         };
-        if self.is_excluded(name, metadata.is_dir(), databases) {
+        if self.is_excluded(name, kind == EntryKind::Directory, databases) {
             return Ok(());
         }
-        match kind_of(&metadata) {
-            EntryKind::Directory => self.directory(directory, name, &path, &metadata),
-            EntryKind::File => self.file(directory, name, &metadata, databases),
-            kind => self.special(directory, name, &path, &metadata, kind),
+        match kind {
+            EntryKind::Directory => self.directory(directory, name, &stat),
+            EntryKind::File => self.file(directory, name, &stat, databases),
+            kind => self.special(directory, name, &stat, kind),
         }
     }
 
@@ -208,41 +207,34 @@ impl<'a> Walk<'a> {
         true
     }
 
-    fn directory(
-        &mut self,
-        above: &OwnedFd,
-        name: &[u8],
-        path: &Path,
-        metadata: &Metadata,
-    ) -> Result<(), CaptureError> {
+    fn directory(&mut self, above: &OwnedFd, name: &[u8], stat: &Stat) -> Result<(), CaptureError> {
         self.recorder.enter(name)?;
         match open_file_at(above, name, true) {
             Ok(directory) => self.contents(&directory)?,
             Err(error) => self.note_failure("open", &error),
         }
-        self.recorder.leave(directory_entry(name, metadata, path))
+        self.recorder.leave(directory_entry(name, stat, &descriptor_path(above, name)))
     }
 
     fn file(
         &mut self,
         directory: &OwnedFd,
         name: &[u8],
-        metadata: &Metadata,
+        stat: &Stat,
         databases: &mut HashSet<Vec<u8>>,
     ) -> Result<(), CaptureError> {
         let seen = self.recorder.parent(&self.relative)?;
-        if let Some(seen) = &seen
-            && seen.entry.captured == Captured::Plain
-            && seen.proves(&file_id(metadata), mtime_ns(metadata))
-        {
+        let is_unchanged =
+            |seen: &Seen| seen.entry.captured == Captured::Plain && seen.proves(&stat.state(), stat.mtime_ns);
+        if let Some(Seen { entry: before, .. }) = seen.filter(is_unchanged) {
             // Attributes aren't asked for again: whoever changes one changes the change time.
             let entry = Entry {
-                size: seen.entry.size,
-                state: Some(file_id(metadata)),
-                xattrs: seen.entry.xattrs.clone(),
-                segments: seen.entry.segments.clone(),
-                content: seen.entry.content.clone(),
-                ..bare_entry(name, metadata, EntryKind::File)
+                size: before.size,
+                state: Some(stat.state()),
+                xattrs: before.xattrs,
+                segments: before.segments,
+                content: before.content,
+                ..bare_entry(name, stat, EntryKind::File)
             };
             return self.recorder.add(entry, None);
         }
@@ -291,8 +283,7 @@ impl<'a> Walk<'a> {
         &mut self,
         directory: &OwnedFd,
         name: &[u8],
-        path: &Path,
-        metadata: &Metadata,
+        stat: &Stat,
         kind: EntryKind,
     ) -> Result<(), CaptureError> {
         let mut target = Vec::new();
@@ -307,14 +298,10 @@ impl<'a> Walk<'a> {
         }
         let entry = Entry {
             size: target.len() as u64,
-            xattrs: own_attributes_of(path),
+            xattrs: own_attributes_of(&descriptor_path(directory, name)),
             target,
-            rdev: if matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
-                metadata.rdev()
-            } else {
-                0
-            },
-            ..bare_entry(name, metadata, kind)
+            rdev: if matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice) { stat.rdev } else { 0 },
+            ..bare_entry(name, stat, kind)
         };
         self.recorder.add(entry, None)
     }
@@ -329,25 +316,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn descriptor_path(directory: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
-}
-
-fn kind_of(metadata: &Metadata) -> EntryKind {
-    let kind = metadata.file_type();
-    if kind.is_dir() {
-        EntryKind::Directory
-    } else if kind.is_symlink() {
-        EntryKind::Symlink
-    } else if kind.is_fifo() {
-        EntryKind::Fifo
-    } else if kind.is_socket() {
-        EntryKind::Socket
-    } else if kind.is_char_device() {
-        EntryKind::CharDevice
-    } else if kind.is_block_device() {
-        EntryKind::BlockDevice
-    } else {
-        EntryKind::File
-    }
+/// For calls that take paths only. Works however long the real path is.
+fn descriptor_path(directory: &OwnedFd, name: &[u8]) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(OsStr::from_bytes(name))
 }
