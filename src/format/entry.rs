@@ -18,6 +18,20 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
+    /// The kind that `st_mode` tells (`inode(7)`); `None` for one that Linux doesn't have.
+    pub fn of_mode(mode: u32) -> Option<Self> {
+        match mode & 0o170_000 {
+            0o100_000 => Some(Self::File),
+            0o040_000 => Some(Self::Directory),
+            0o120_000 => Some(Self::Symlink),
+            0o010_000 => Some(Self::Fifo),
+            0o140_000 => Some(Self::Socket),
+            0o020_000 => Some(Self::CharDevice),
+            0o060_000 => Some(Self::BlockDevice),
+            _ => None,
+        }
+    }
+
     const ALL: [(Self, u8); 7] = [
         (Self::File, 0),
         (Self::Directory, 1),

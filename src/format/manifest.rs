@@ -133,6 +133,11 @@ impl Proof {
     pub fn is_valid(&self) -> bool {
         self.findings.iter().all(|finding| finding.severity != Severity::Error)
     }
+
+    /// A good one that the checks of this version would not go beyond.
+    pub fn is_full(&self, validator: u32) -> bool {
+        self.level == Level::Full && self.validator == validator && self.is_valid()
+    }
 }
 
 /// Why something isn't in the snapshot, or isn't as it was.

@@ -38,4 +38,10 @@ impl ProofFile {
     pub fn is_valid(&self) -> bool {
         self.findings.iter().all(|finding| finding.severity != Severity::Error)
     }
+
+    /// A good one of this source that the checks of this version would not go beyond.
+    pub fn is_full_of(&self, source: &str, validator: u32) -> bool {
+        let is_full = self.level == Level::Full && self.validator == validator && self.is_valid();
+        is_full && self.sources.iter().any(|name| name == source)
+    }
 }

@@ -28,14 +28,11 @@ impl Snapshot {
 
     /// What it holds of a source was proven in full, by checks of this version.
     pub fn is_proven_in_full(&self, source: &str, validator: u32) -> bool {
-        let is_full = |level, version| level == Level::Full && version == validator;
-        let record = self.manifest.source(source);
-        let at_publication = record.and_then(|record| record.proof.as_ref());
+        let at_publication = self.manifest.source(source).and_then(|record| record.proof.as_ref());
+        let afterwards = self.later_proof.as_ref();
         self.is_valid()
-            && (at_publication.is_some_and(|proof| is_full(proof.level, proof.validator))
-                || self.later_proof.as_ref().is_some_and(|proof| {
-                    is_full(proof.level, proof.validator) && proof.sources.iter().any(|name| name == source)
-                }))
+            && (at_publication.is_some_and(|proof| proof.is_full(validator))
+                || afterwards.is_some_and(|proof| proof.is_full_of(source, validator)))
     }
 
     /// A validation after its publication found it bad, and none has taken that back.

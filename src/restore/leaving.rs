@@ -2,7 +2,7 @@
 
 use super::error::RestoreError;
 use super::plan::Action;
-use super::present::{kind_of, stat_at};
+use super::present::stat_at;
 use super::remove::{is_mount_point, names, open_below};
 use super::survey::Surveyor;
 use super::target::{changeable, join};
@@ -27,13 +27,13 @@ impl Surveyor<'_> {
             return Ok(false);
         }
         let first_step = self.plan.steps.len();
-        if kind_of(stat) == Some(EntryKind::Directory) {
+        if EntryKind::of_mode(stat.st_mode) == Some(EntryKind::Directory) {
             let below = open_below(directory, name, &shown)?;
             let (mut loses, mut keeps) = (false, false);
             for inner in names(below.as_fd(), &shown)? {
                 let inner_path = join(path, &inner);
                 let Some(stat) = stat_at(below.as_fd(), &inner, &self.shown(&inner_path))? else { continue };
-                let is_directory = kind_of(&stat) == Some(EntryKind::Directory);
+                let is_directory = EntryKind::of_mode(stat.st_mode) == Some(EntryKind::Directory);
                 let goes = !self.options.extras.stays(path, &inner, is_directory)
                     && self.leave(below.as_fd(), &inner, &inner_path, &stat)?;
                 loses |= goes;
@@ -83,7 +83,7 @@ impl Surveyor<'_> {
         path: &[u8],
         stat: &FileStat,
     ) -> Result<Option<PathBuf>, RestoreError> {
-        if kind_of(stat) != Some(EntryKind::Directory) {
+        if EntryKind::of_mode(stat.st_mode) != Some(EntryKind::Directory) {
             return Ok(None);
         }
         let shown = self.shown(path);
@@ -91,7 +91,7 @@ impl Surveyor<'_> {
         for inner in names(below.as_fd(), &shown)? {
             let inner_path = join(path, &inner);
             let Some(stat) = stat_at(below.as_fd(), &inner, &self.shown(&inner_path))? else { continue };
-            let is_directory = kind_of(&stat) == Some(EntryKind::Directory);
+            let is_directory = EntryKind::of_mode(stat.st_mode) == Some(EntryKind::Directory);
             if self.options.extras.stays(path, &inner, is_directory) {
                 return Ok(Some(self.shown(&inner_path)));
             }

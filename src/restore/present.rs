@@ -5,7 +5,7 @@ use super::remove::{is_mount_point, names, open_below};
 use crate::format::EntryKind;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FileStat, SFlag, fstatat};
+use nix::sys::stat::{FileStat, fstatat};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -37,7 +37,7 @@ impl Present {
             self.mount_points.push(shown.to_owned());
             return Ok(());
         }
-        if kind_of(stat) == Some(EntryKind::Directory) {
+        if EntryKind::of_mode(stat.st_mode) == Some(EntryKind::Directory) {
             let below = open_below(directory, name, shown)?;
             for inner in names(below.as_fd(), shown)? {
                 let path = shown.join(OsStr::from_bytes(&inner));
@@ -52,7 +52,7 @@ impl Present {
 
     /// Notes a name that goes by itself.
     pub fn note_one(&mut self, stat: &FileStat, shown: &Path) {
-        if kind_of(stat) == Some(EntryKind::File) {
+        if EntryKind::of_mode(stat.st_mode) == Some(EntryKind::File) {
             self.files.push(shown.to_owned());
         }
         if stat.st_nlink == 1 {
@@ -71,19 +71,5 @@ pub fn stat_at(
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(RestoreError::io("stat", shown, errno)),
-    }
-}
-
-/// What a name leads to.
-pub fn kind_of(stat: &FileStat) -> Option<EntryKind> {
-    match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-        SFlag::S_IFREG => Some(EntryKind::File),
-        SFlag::S_IFDIR => Some(EntryKind::Directory),
-        SFlag::S_IFLNK => Some(EntryKind::Symlink),
-        SFlag::S_IFIFO => Some(EntryKind::Fifo),
-        SFlag::S_IFSOCK => Some(EntryKind::Socket),
-        SFlag::S_IFCHR => Some(EntryKind::CharDevice),
-        SFlag::S_IFBLK => Some(EntryKind::BlockDevice),
-        _ => None,
     }
 }

@@ -6,7 +6,7 @@ use super::error::RestoreError;
 use super::extras::Extras;
 use super::links::{HardLinks, Inode, names_of_links};
 use super::plan::{Action, DatabaseChange, Goal, Main, Plan, Step};
-use super::present::{Present, kind_of, stat_at};
+use super::present::{Present, stat_at};
 use super::remove::{is_mount_point, names, open_below};
 use super::report::Owner;
 use super::sidecars::{Groups, Siblings, goal_is_database, sidecar_names};
@@ -121,7 +121,8 @@ impl Surveyor<'_> {
         if stat.is_some() && is_mount_point(above, name) {
             return Err(RestoreError::MountPoint { path: shown, wanted: "name that is gone" });
         }
-        let is_file = stat.as_ref().is_none_or(|stat| kind_of(stat) == Some(EntryKind::File));
+        let is_file =
+            stat.as_ref().is_none_or(|stat| EntryKind::of_mode(stat.st_mode) == Some(EntryKind::File));
         let changes = stat.is_some() || siblings.present != siblings.names();
         if let (Some(stat), false) = (&stat, is_file) {
             self.leave(above, name, b"", stat)?;
@@ -153,15 +154,16 @@ impl Surveyor<'_> {
         let Some(stat) = stat_at(directory, &entry.name, &shown)? else {
             return self.make(entry, path, Action::Create, siblings);
         };
-        let is_device = matches!(kind_of(&stat), Some(EntryKind::CharDevice | EntryKind::BlockDevice));
-        if is_device && path.is_empty() && kind_of(&stat) != Some(entry.kind) {
+        let is_device =
+            matches!(EntryKind::of_mode(stat.st_mode), Some(EntryKind::CharDevice | EntryKind::BlockDevice));
+        if is_device && path.is_empty() && EntryKind::of_mode(stat.st_mode) != Some(entry.kind) {
             return Err(RestoreError::Device { path: shown });
         }
         if self.options.extras.is_noted(path) {
             self.keep(path);
             return Ok(false);
         }
-        if kind_of(&stat) != Some(entry.kind) {
+        if EntryKind::of_mode(stat.st_mode) != Some(entry.kind) {
             if is_mount_point(directory, &entry.name) {
                 return Err(RestoreError::MountPoint { path: shown, wanted: "file of another kind" });
             }
@@ -265,7 +267,7 @@ impl Surveyor<'_> {
         let extras = &self.options.extras;
         let is_directory = |name: &[u8]| {
             let stat = stat_at(directory, name, Path::new("")).ok().flatten();
-            stat.is_some_and(|stat| kind_of(&stat) == Some(EntryKind::Directory))
+            stat.is_some_and(|stat| EntryKind::of_mode(stat.st_mode) == Some(EntryKind::Directory))
         };
         let goes = |name: &[u8]| !extras.stays(path, name, is_directory(name));
         let mut groups = Groups::of(self.repository, directory, &entries, &present, &goes)?;

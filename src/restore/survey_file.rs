@@ -8,9 +8,9 @@ use super::plan::{Action, DatabaseChange, Main};
 use super::sidecars::{Siblings, goal_is_database};
 use super::survey::Surveyor;
 use super::target::Way;
-use crate::format::{Captured, Entry, EntryKind, FileState};
+use crate::format::{Captured, Entry, EntryKind};
 use crate::hold::open_file_at;
-use crate::source::Compared;
+use crate::source::{Compared, Stat};
 use crate::stamp::now_nanos;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -123,15 +123,12 @@ impl Surveyor<'_> {
 
     /// Remembers the comparison for whoever saves the state before, so that equal parts needn't be read again.
     fn remember(&mut self, path: &[u8], stat: &FileStat, begun_ns: i64, differing: &[u32]) {
-        let nanos = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
-        let mtime_ns = nanos(stat.st_mtime, stat.st_mtime_nsec);
-        let ctime_ns = nanos(stat.st_ctime, stat.st_ctime_nsec);
-        let size = stat.st_size as u64;
-        let is_sparse = (stat.st_blocks as u64).saturating_mul(512) < size;
+        let allocated = (stat.st_blocks as u64).saturating_mul(512);
+        let stat = Stat::from(stat);
+        let Stat { mtime_ns, ctime_ns, size, .. } = stat;
         let is_racy = mtime_ns.max(ctime_ns) >= begun_ns.saturating_sub(TICK_NS);
-        if size >= WORTH_REMEMBERING && !is_sparse && !is_racy {
-            let state = FileState { dev: stat.st_dev, ino: stat.st_ino, size, ctime_ns };
-            let compared = Compared { state, mtime_ns, differing: differing.into() };
+        if size >= WORTH_REMEMBERING && allocated >= size && !is_racy {
+            let compared = Compared { state: stat.state(), mtime_ns, differing: differing.into() };
             self.plan.compared.insert(path.to_owned(), compared);
         }
     }

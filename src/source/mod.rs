@@ -25,4 +25,5 @@ pub use kind::{VALIDATOR_VERSION, capture, judge, keystone_of, sidecars_of, stag
 pub use moment::capture_together;
 pub use scratch::remove_stale_scratch;
 pub use sqlite::{CommittedPages, MAGIC as SQLITE_MAGIC, Merged};
+pub use stat::Stat;
 pub use tree::Excludes;

@@ -121,8 +121,7 @@ fn inherit(source: &SourceRecord, root: &Entry, earlier: &Snapshots) -> Option<I
         let same = before.root.as_ref().is_some_and(|earlier| {
             earlier.content == root.content && earlier.size == root.size && earlier.captured == root.captured
         });
-        let proven = is_full(proof.level, proof.validator, proof.is_valid());
-        (same && proven).then(|| {
+        (same && proof.is_full(VALIDATOR_VERSION)).then(|| {
             let inherited_from = proof.inherited_from.or(Some(snapshot.stamp));
             Inherited {
                 proof: Proof { inherited_from, ..proof.clone() },
@@ -131,11 +130,6 @@ fn inherit(source: &SourceRecord, root: &Entry, earlier: &Snapshots) -> Option<I
             }
         })
     })
-}
-
-/// A proof that today's checks would not go beyond.
-fn is_full(level: Level, validator: u32, valid: bool) -> bool {
-    level == Level::Full && validator == VALIDATOR_VERSION && valid
 }
 
 fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: Depth) -> Level {
@@ -147,12 +141,10 @@ fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: D
     let recent =
         earlier.list.iter().filter(|snapshot| snapshot.manifest.profile == profile).any(|snapshot| {
             let own = snapshot.manifest.source(&source.name).and_then(|before| before.proof.as_ref());
-            let at_publication = own.is_some_and(|proof| {
-                is_full(proof.level, proof.validator, proof.is_valid()) && proof.time_ns >= since
-            });
+            let at_publication =
+                own.is_some_and(|proof| proof.is_full(VALIDATOR_VERSION) && proof.time_ns >= since);
             let afterwards = snapshot.later_proof.as_ref().is_some_and(|proof| {
-                let full = is_full(proof.level, proof.validator, proof.is_valid());
-                full && proof.time_ns >= since && proof.sources.contains(&source.name)
+                proof.is_full_of(&source.name, VALIDATOR_VERSION) && proof.time_ns >= since
             });
             at_publication || afterwards
         });
