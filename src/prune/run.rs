@@ -46,7 +46,8 @@ pub fn preview(
     grace: Option<Duration>,
     progress: &dyn Progress,
 ) -> Result<Pruned, RepositoryError> {
-    check_names(repository, &repository.snapshots()?, &mut Grace::Now, &mut Vec::new())?;
+    let snapshots = repository.snapshots()?;
+    arriving(repository, &snapshots, || repository.has_users())?;
     let condemned = repository.condemned()?;
     let survey = sound_survey(repository, staying, &condemned, progress)?;
     let grace = grace.map_or(Grace::Now, Grace::For);
@@ -91,12 +92,20 @@ pub fn prune(
     let _alone = repository.lock("prune", options.patience)?;
     let _no_others =
         options.grace.is_none().then(|| repository.lock_out_others(options.patience)).transpose()?;
+    let mut snapshots = repository.snapshots()?;
     // A run that isn't published yet has packs that nobody needs so far.
     let is_in_use = options.grace.is_some() && repository.has_users()?;
-    let mut snapshots = repository.snapshots()?;
     let mut pruned = Pruned::default();
     let mut grace = options.grace.map_or(Grace::Now, Grace::For);
-    check_names(repository, &snapshots, &mut grace, &mut pruned.warnings)?;
+    if let Some(arriving) = arriving(repository, &snapshots, || Ok(is_in_use))? {
+        pruned.warnings.push(format!(
+            "snapshot {arriving} is still arriving: what it needs isn't known, so nothing is deleted that was not condemned before"
+        ));
+        // Where no name is there at all, what was condemned may be needed too.
+        if grace == Grace::Now || snapshots.arriving.is_empty() {
+            grace = Grace::For(Duration::MAX);
+        }
+    }
     let condemned = repository.condemned()?;
     let stays = |snapshot: &&Snapshot| !going.contains(&snapshot.stamp) || snapshot.pinned;
     let staying: Vec<&Snapshot> = snapshots.list.iter().filter(stays).collect();
@@ -153,41 +162,36 @@ fn sound_survey(
     }
 }
 
-/// What a name hides may be needed.
-fn check_names(
+/// A snapshot whose needs aren't known yet. What a damaged name hides may be needed, which is an error.
+fn arriving(
     repository: &Repository,
     snapshots: &Snapshots,
-    grace: &mut Grace,
-    warnings: &mut Vec<String>,
-) -> Result<(), RepositoryError> {
+    is_in_use: impl FnOnce() -> Result<bool, RepositoryError>,
+) -> Result<Option<Stamp>, RepositoryError> {
     if let Some((file, detail)) = snapshots.damaged.first() {
         return Err(RepositoryError::damaged(
             file,
             format!("it hides a snapshot, and what that needs: {detail}"),
         ));
     }
-    if snapshots.list.is_empty() && snapshots.arriving.is_empty() {
-        // A directory that is empty by mistake must not cost everything.
-        for (path, _) in repository.backend().list("manifests")? {
-            if let Some(Key::Manifest(id)) = Key::parse(&path)
-                && repository.read_manifest(&id).is_ok()
-            {
-                return Err(RepositoryError::damaged(
-                    "snapshots",
-                    format!("it names nothing, but there is {path}"),
-                ));
+    if !snapshots.list.is_empty() || !snapshots.arriving.is_empty() {
+        return Ok(snapshots.arriving.first().copied());
+    }
+    // A directory that is empty by mistake must not cost everything; but a first snapshot's manifest is there before its name.
+    for (path, _) in repository.backend().list("manifests")? {
+        if let Some(Key::Manifest(id)) = Key::parse(&path)
+            && let Ok(manifest) = repository.read_manifest(&id)
+        {
+            if is_in_use()? || repository.backend().has(&Key::Snapshot(manifest.stamp).path())? {
+                return Ok(Some(manifest.stamp));
             }
+            return Err(RepositoryError::damaged(
+                "snapshots",
+                format!("it names nothing, but there is {path}"),
+            ));
         }
     }
-    if let Some(arriving) = snapshots.arriving.first() {
-        warnings.push(format!(
-            "snapshot {arriving} is still arriving: what it needs isn't known, so nothing is deleted that was not condemned before"
-        ));
-        if *grace == Grace::Now {
-            *grace = Grace::For(Duration::MAX);
-        }
-    }
-    Ok(())
+    Ok(None)
 }
 
 struct Run<'a> {

@@ -179,6 +179,34 @@ fn what_a_running_backup_has_stored_is_left_alone() {
     assert!(second["condemned_bytes"].as_u64().unwrap() >= 1_000_000, "{second:#}");
 }
 
+/// A first snapshot's manifest is there before its name. While its run is there that isn't damage, and nothing is deleted.
+#[test]
+fn a_first_snapshot_that_gets_its_name_just_now_is_no_damage() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("tree/f", noise(1_000_000, 1));
+    settle();
+    let stamp = scratch.backup(&["tree"]);
+    let name = scratch.path("repo/snapshots").join(&stamp);
+    let line = std::fs::read(&name).unwrap();
+    std::fs::remove_file(&name).unwrap();
+    let running = std::fs::File::open(scratch.path("repo/locks/writers")).unwrap();
+    let running = nix::fcntl::Flock::lock(running, nix::fcntl::FlockArg::LockShared)
+        .map_err(|(_, errno)| errno)
+        .unwrap();
+    let told = scratch.ok(["prune", "--grace", "0s"]);
+    assert!(told["warnings"].to_string().contains("still arriving"), "{told:#}");
+    assert_eq!((&told["freed_bytes"], &told["condemned_bytes"]), (&0.into(), &0.into()), "{told:#}");
+    scratch.ok(["prune", "-n"]);
+    drop(running);
+    // Now nobody is there who would give it its name.
+    assert_eq!(scratch.json(["prune", "--grace", "0s"]).0, 14);
+    put(&name, line);
+    scratch.ok(["prune", "--grace", "0s"]);
+    scratch.ok(["check", "--read-data"]);
+    scratch.ok(["validate", &stamp]);
+}
+
 /// What was condemned and is needed again isn't deleted, and a backup doesn't rely on what is condemned.
 #[test]
 fn condemned_data_is_pardoned_or_stored_again() {
