@@ -8,7 +8,7 @@ use icecore::chunking::{Cuts, Cutter, LOOKAHEAD_BYTES, Recorded, Sizes, replay};
 use icecore::crypto::{RepositoryKey, Seals};
 use icecore::format::{ChunkRecord, ChunkRef, Encoding, IndexFile, IndexedPack, Key, ListedPack, PackKind};
 use icecore::id::Id;
-use icecore::repository::{ChunkWriter, IndexOptions, NewChunk, Repository, Trust};
+use icecore::repository::{Before, ChunkWriter, IndexOptions, NewChunk, Repository, Trust};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -56,7 +56,14 @@ fn chunking(criterion: &mut Criterion) {
     let known = &known[..known.len() - 1];
     let len: usize = known.iter().map(|chunk| chunk.len as usize).sum();
     let replayed = |bytes: &[u8]| {
-        replay(&cutter, Cuts::ByContent, &bytes[..len + LOOKAHEAD_BYTES.min(bytes.len() - len)], known, false)
+        replay(
+            &cutter,
+            Cuts::ByContent,
+            &bytes[..len + LOOKAHEAD_BYTES.min(bytes.len() - len)],
+            known,
+            false,
+            &mut |_| None,
+        )
     };
     group.bench_function("replay, nothing changed", |bench| bench.iter(|| replayed(black_box(&bytes))));
     let mut changed = bytes.clone();
@@ -86,7 +93,7 @@ fn store(criterion: &mut Criterion, name: &str, old: &[u8], new: &[u8]) {
         .map(|(number, plain)| NewChunk {
             id: Id::of(plain),
             plain,
-            old: before.get(number).map_or(&[], |old| old),
+            old: Before::Chunks(before.get(number).map_or(&[], |old| old)),
         })
         .collect();
     group.bench_function(name, |bench| {

@@ -4,7 +4,7 @@
 use icecore::backend::LocalBackend;
 use icecore::format::{ChunkRef, Content, Key, PackKind, SequenceBuilder};
 use icecore::id::Id;
-use icecore::repository::{ChunkWriter, IndexOptions, NewChunk, Repository, RepositoryError, Trust};
+use icecore::repository::{Before, ChunkWriter, IndexOptions, NewChunk, Repository, RepositoryError, Trust};
 use std::error::Error;
 use std::sync::Arc;
 
@@ -25,8 +25,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     while at < count {
         let numbers: Vec<u64> = (at..(at + BATCH).min(count)).collect();
         let plains: Vec<Vec<u8>> = numbers.iter().map(|number| bytes_of(*number)).collect();
-        let chunks: Vec<NewChunk<'_>> =
-            plains.iter().map(|plain| NewChunk { id: Id::of(plain), plain, old: &[] }).collect();
+        let chunks: Vec<NewChunk<'_>> = plains
+            .iter()
+            .map(|plain| NewChunk { id: Id::of(plain), plain, old: Before::Chunks(&[]) })
+            .collect();
         writer.put_all(PackKind::Data, &chunks)?;
         for (number, chunk) in numbers.iter().zip(&chunks) {
             if number * 100 < count * percent {

@@ -3,7 +3,8 @@
 use super::old::Old;
 use crate::chunking::{Cuts, Cutter, replay};
 use crate::format::{ChunkRef, PackKind};
-use crate::repository::{ChunkWriter, NewChunk, RepositoryError};
+use crate::repository::{Before, ChunkWriter, NewChunk, RepositoryError};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,7 +107,7 @@ fn keep(
     for (number, length) in lengths.iter().enumerate() {
         let (plain, after) = rest.split_at_checked(*length).unwrap_or((rest, &[]));
         let near = near.get(number).cloned().unwrap_or_default();
-        let old = old.map_or(&[][..], |old| old.range(near));
+        let old = Before::Chunks(old.map_or(&[][..], |old| old.range(near)));
         chunks.push(NewChunk { id: writer.naming().id_of(plain), plain, old });
         rest = after;
     }
@@ -123,14 +124,24 @@ fn compare(
     writer: &ChunkWriter<'_>,
 ) -> Reply {
     let first = range.start;
-    let replayed = replay(cutter, cuts, bytes, &old.recorded(range), last);
+    let mut read = HashMap::new();
+    let mut before = |number: usize| {
+        let bases = writer.bases(old.range(first + number..first + number + 1));
+        let was = bases.was();
+        read.insert(number, bases);
+        was
+    };
+    let replayed = replay(cutter, cuts, bytes, &old.recorded(range), last, &mut before);
     let changed = replayed.pieces.iter().filter(|piece| !piece.is_same);
     let new: Vec<NewChunk<'_>> = changed
         .map(|piece| {
             let plain = bytes.get(piece.start..piece.start + piece.len).unwrap_or_default();
             let offset = old.start(first) + piece.start as u64;
             let near = old.near(offset, plain.len() as u64, 0);
-            NewChunk { id: piece.id, plain, old: old.range(near) }
+            let single = Some(piece.old.start).filter(|_| near.len() == 1 && piece.old.len() == 1);
+            let before = single.and_then(|number| read.remove(&number));
+            let old = before.map_or_else(|| Before::Chunks(old.range(near)), Before::Read);
+            NewChunk { id: piece.id, plain, old }
         })
         .collect();
     writer.put_all(PackKind::Data, &new)?;

@@ -15,7 +15,7 @@ use crate::format::{
 };
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, NewChunk};
+use crate::repository::{Before, ChunkWriter, NewChunk};
 use crate::source::{CaptureError, Compared, GoOn, Recorder, Retaken, Seen, Taken};
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -262,7 +262,7 @@ impl<'r> TreeRecorder<'r> {
             let nodes = old.as_ref().filter(|_| len > 0).map(|old| old.nodes_of(at, len));
             at += len;
             let id = writer.naming().id_of(&bytes);
-            let node = NewChunk { id, plain: &bytes, old: &nodes.unwrap_or_default() };
+            let node = NewChunk { id, plain: &bytes, old: Before::Chunks(&nodes.unwrap_or_default()) };
             writer.put_all(PackKind::Tree, &[node]).map_err(record)?;
             Ok::<_, CaptureError>(id)
         };

@@ -2,7 +2,8 @@
 //! whose pages never move, are cut at fixed places.
 
 use crate::id::Naming;
-use fastcdc::v2020::{self, FastCDC, Normalization};
+use fastcdc::v2020::{self, Normalization};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How every SQLite database begins (<https://sqlite.org/fileformat2.html>).
@@ -35,6 +36,8 @@ pub struct Cutter {
     database_bytes: u32,
     naming: Naming,
     gear: Option<Arc<SecretGear>>,
+    /// Which bits of a hash must be 0 where a chunk is cut: more of them below the average length than above.
+    masks: (u64, u64),
 }
 
 struct SecretGear {
@@ -45,7 +48,8 @@ struct SecretGear {
 impl Cutter {
     /// A cutter with these bounds, which cuts databases at multiples of `database_bytes`, if that isn't 0.
     pub fn new(sizes: Sizes, database_bytes: u32) -> Self {
-        Self { sizes, database_bytes, naming: Naming::PLAIN, gear: None }
+        let masks = v2020::select_masks(sizes.average as usize, Normalization::Level1);
+        Self { sizes, database_bytes, naming: Naming::PLAIN, gear: None, masks }
     }
 
     /// One that gives chunks these ids, and cuts by this gear instead of FastCDC's own.
@@ -102,35 +106,50 @@ impl Cutter {
                 let Sizes { min, average, max } = self.sizes;
                 let window = buffer.get(..max as usize).unwrap_or(buffer);
                 let (min, average, most) = (min as usize, average as usize, max as usize);
-                let len = match &self.gear {
-                    None => FastCDC::new(window, min, average, most)
-                        .next()
-                        .map_or(window.len(), |chunk| chunk.length),
-                    Some(_) if window.len() <= min => window.len(),
-                    Some(secret) => {
-                        let (small, large) = v2020::select_masks(average, Normalization::Level1);
-                        let SecretGear { gear, shifted } = &**secret;
-                        v2020::cut_gear(
-                            window,
-                            min,
-                            average,
-                            most,
-                            small,
-                            large,
-                            small << 1,
-                            large << 1,
-                            gear,
-                            shifted,
-                        )
-                        .1
-                    }
-                };
+                let len = self.gear_cut(window, min, average, most);
                 (len, max)
             }
         };
         // A cut at the end of the bytes is one only where they end, or can't be more.
         let is_told = last || len < buffer.len() || len >= most as usize;
         (len > 0 && is_told).then_some(len)
+    }
+
+    /// The bounds of a chunk's length.
+    pub(super) fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Where the first hash of this range cuts, counted from its beginning; its length if none does. The range begins at an even
+    /// place. Hashes of its first 63 bytes lack bytes before it, unless a chunk's least length lies there.
+    pub(super) fn first_cut(&self, buffer: &[u8], range: Range<usize>) -> usize {
+        let average = (self.sizes.average as usize).saturating_sub(range.start);
+        let part = buffer.get(range).unwrap_or_default();
+        self.gear_cut(part, 0, average, part.len())
+    }
+
+    fn gear_cut(&self, bytes: &[u8], min: usize, average: usize, max: usize) -> usize {
+        let (small, large) = self.masks;
+        let (small_shifted, large_shifted) = (small << 1, large << 1);
+        let (_, len) = match &self.gear {
+            None => v2020::cut(bytes, min, average, max, small, large, small_shifted, large_shifted),
+            Some(secret) => {
+                let SecretGear { gear, shifted } = &**secret;
+                v2020::cut_gear(
+                    bytes,
+                    min,
+                    average,
+                    max,
+                    small,
+                    large,
+                    small_shifted,
+                    large_shifted,
+                    gear,
+                    shifted,
+                )
+            }
+        };
+        len
     }
 }
 

@@ -7,6 +7,7 @@ use super::boundaries::Recorded;
 use super::content_defined::{Cuts, Cutter};
 use crate::id::Id;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A chunk of the content as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +33,20 @@ pub struct Replayed {
 /// Bytes behind the last recorded chunk that tell whether its cut is still one.
 pub const LOOKAHEAD_BYTES: usize = 64;
 
+/// Finds the bytes of a recorded chunk by its number, if that is cheap.
+pub type Before<'b> = &'b mut dyn FnMut(usize) -> Option<Arc<Vec<u8>>>;
+
 /// Compares `bytes`, which begin at a recorded cut, with what is recorded from there on. They go on to the end of the last
-/// recorded chunk, and for `LOOKAHEAD_BYTES` behind it; or, with `last`, to the end of the content, wherever that is.
-pub fn replay(cutter: &Cutter, cuts: Cuts, bytes: &[u8], recorded: &[Recorded], last: bool) -> Replayed {
+/// recorded chunk, and for `LOOKAHEAD_BYTES` behind it; or, with `last`, to the end of the content, wherever that is. Of a chunk that
+/// differs `before` is asked for the bytes that it had: with them only what lies about its changes has to be looked at for a cut.
+pub fn replay(
+    cutter: &Cutter,
+    cuts: Cuts,
+    bytes: &[u8],
+    recorded: &[Recorded],
+    last: bool,
+    before: Before<'_>,
+) -> Replayed {
     let mut starts = Vec::with_capacity(recorded.len() + 1);
     starts.push(0);
     for chunk in recorded {
@@ -62,8 +74,13 @@ pub fn replay(cutter: &Cutter, cuts: Cuts, bytes: &[u8], recorded: &[Recorded], 
             && let Some(len) = recorded.get(number).map(|chunk| chunk.len as usize)
         {
             // The first byte behind a cut has a say in it. Equal chunks that follow each other tell of themselves.
+            let rest = bytes.get(at..).unwrap_or_default();
             let is_cut = (is_same && id_at(number + 1).is_some_and(|(_, is_same)| is_same))
-                || cutter.next(cuts, bytes.get(at..).unwrap_or_default(), last) == Some(len);
+                || match if is_same { None } else { before(number) } {
+                    None => is_same && cutter.ends_as_before(cuts, rest.get(..len).unwrap_or_default(), rest),
+                    Some(before) => before.len() == len && cutter.ends_as_before(cuts, &before, rest),
+                }
+                || cutter.next(cuts, rest, last) == Some(len);
             if is_cut {
                 pieces.push(Piece { id, start: at, len, old: number..number + 1, is_same });
                 (at, known) = (at + len, Some(number + 1));
@@ -88,8 +105,9 @@ pub fn replay(cutter: &Cutter, cuts: Cuts, bytes: &[u8], recorded: &[Recorded], 
 mod tests {
     use super::{LOOKAHEAD_BYTES, replay};
     use crate::chunking::{Cuts, Cutter, Recorded, Sizes};
-    use crate::id::Id;
+    use crate::id::{Id, Naming};
     use proptest::prelude::{ProptestConfig, any, prop, proptest};
+    use std::sync::Arc;
 
     const SIZES: Sizes = Sizes { min: 64, average: 256, max: 1024 };
 
@@ -110,6 +128,45 @@ mod tests {
             Recorded { id: Id::of(&bytes[at - len..at]), len: len as u32 }
         };
         lengths.map(part).collect()
+    }
+
+    /// The bytes of every other chunk, as if only these were at hand.
+    fn was(old: &[u8], recorded: &[Recorded], number: usize) -> Option<Arc<Vec<u8>>> {
+        let start = recorded[..number].iter().map(|chunk| chunk.len as usize).sum::<usize>();
+        let bytes = &old[start..start + recorded[number].len as usize];
+        (number % 4 != 3).then(|| Arc::new(bytes.to_vec()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Long chunks, of which most bytes aren't looked at, changed where it matters: near cuts, and to bytes that make cuts.
+        #[test]
+        fn long_chunks_are_cut_like_fresh_ones(
+            len in 100_000usize..400_000, seed in any::<u64>(), is_secret in any::<bool>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0i64..400), 0..80),
+        ) {
+            let secret = is_secret.then(|| Box::new(std::array::from_fn(|byte| (byte as u64 + 1).wrapping_mul(seed | 1))));
+            let cutter = Cutter::new(Sizes { min: 1024, average: 4096, max: 16384 }, 0).secret(Naming::PLAIN, secret);
+            let old = noise(len, seed);
+            let recorded = fresh(&cutter, Cuts::ByContent, &old);
+            let ends: Vec<usize> = recorded.iter().scan(0, |at, chunk| { *at += chunk.len as usize; Some(*at) }).collect();
+            let mut new = old.clone();
+            for (end, from, before) in changes {
+                // What makes a cut elsewhere is copied to somewhere near another cut.
+                let to = ends[end.index(ends.len())].saturating_sub(before as usize).max(80);
+                let from = ends[from.index(ends.len())].max(80);
+                let count = (before as usize % 70).min(to).min(from);
+                new.copy_within(from - count..from, to - count);
+            }
+            let mut asked = 0;
+            let replayed = replay(&cutter, Cuts::ByContent, &new, &recorded, true, &mut |number| {
+                asked += 1;
+                was(&old, &recorded, number)
+            });
+            let found: Vec<Recorded> = replayed.pieces.iter().map(|piece| Recorded { id: piece.id, len: piece.len as u32 }).collect();
+            assert_eq!(found, fresh(&cutter, Cuts::ByContent, &new));
+            assert!(asked > 0 || new == old);
+        }
     }
 
     proptest! {
@@ -140,7 +197,7 @@ mod tests {
             }
             let expected = fresh(&cutter, cuts, &new);
             let found = |bytes: &[u8], recorded: &[Recorded], last: bool| {
-                let replayed = replay(&cutter, cuts, bytes, recorded, last);
+                let replayed = replay(&cutter, cuts, bytes, recorded, last, &mut |number| was(&old, recorded, number));
                 let mut at = 0;
                 for piece in &replayed.pieces {
                     assert_eq!(piece.start, at);
@@ -176,8 +233,14 @@ mod tests {
         let mut new = old.clone();
         let places = [1000usize, 30_000, 30_500];
         places.iter().for_each(|place| new[*place] ^= 1);
-        let replayed =
-            replay(&cutter, Cuts::ByContent, &new[..end + LOOKAHEAD_BYTES], &recorded[..200], false);
+        let replayed = replay(
+            &cutter,
+            Cuts::ByContent,
+            &new[..end + LOOKAHEAD_BYTES],
+            &recorded[..200],
+            false,
+            &mut |_| None,
+        );
         assert_eq!(replayed.resolved, end);
         assert!(replayed.pieces.iter().filter(|piece| !piece.is_same).count() <= 9);
     }

@@ -33,13 +33,15 @@ pub(super) enum Choice {
 }
 
 /// Whole chunks, proven when they were read.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Bases {
     /// How their ids begin.
     pub prefixes: Vec<u64>,
     /// Their bytes one after another.
     pub bytes: Arc<Vec<u8>>,
     stored_bytes: u64,
+    /// The bytes of the old chunk, if it was a single one.
+    was: Option<Arc<Vec<u8>>>,
 }
 
 /// A chunk as it will lie in a pack.
@@ -54,25 +56,31 @@ impl Bases {
     pub fn of(repository: &Repository, old: &[ChunkRef]) -> Result<Self, RepositoryError> {
         let mut bases = Self::default();
         for chunk in old {
-            bases.add(repository, &chunk.id)?;
+            bases.was = bases.add(repository, &chunk.id)?.filter(|_| old.len() == 1);
         }
         Ok(bases)
     }
 
-    fn add(&mut self, repository: &Repository, id: &Id) -> Result<(), RepositoryError> {
-        let Some(location) = repository.index()?.find(id.prefix()) else { return Ok(()) };
+    /// The bytes of the old chunk, if it was a single one, and could be read.
+    pub fn was(&self) -> Option<Arc<Vec<u8>>> {
+        self.was.clone()
+    }
+
+    /// Returns the chunk's bytes.
+    fn add(&mut self, repository: &Repository, id: &Id) -> Result<Option<Arc<Vec<u8>>>, RepositoryError> {
+        let Some(location) = repository.index()?.find(id.prefix()) else { return Ok(None) };
         // To fetch a base from afar costs more than it saves.
         if !repository.backend().is_near(&Key::Pack(location.pack).path()) {
-            return Ok(());
+            return Ok(None);
         }
         if !location.encoding.is_difference() {
             let plain = repository.bases().keep(*id, repository.read_chunk(id)?);
-            self.push(id.prefix(), plain, location.stored_len);
-            return Ok(());
+            self.push(id.prefix(), Arc::clone(&plain), location.stored_len);
+            return Ok(Some(plain));
         }
         let mut parts = Vec::with_capacity(location.bases.len());
         for prefix in &location.bases {
-            let Some(part) = repository.read_whole(*prefix, Choice::First)? else { return Ok(()) };
+            let Some(part) = repository.read_whole(*prefix, Choice::First)? else { return Ok(None) };
             parts.push((*prefix, part));
         }
         // Nobody knows the bases' whole ids here: what they make proves them.
@@ -80,13 +88,14 @@ impl Bases {
         let again =
             repository.open_chunk(id.prefix(), &location, repository.read_stored(&location)?.into())?;
         let (method, plain_len) = (location.encoding.method, location.plain_len);
-        let is_right = codec::decode_difference(method, &again, &joined, plain_len);
-        if is_right.is_ok_and(|plain| repository.naming().id_of(&plain) == *id) {
-            parts
-                .into_iter()
-                .for_each(|(prefix, (plain, stored_len))| self.push(prefix, Arc::new(plain), stored_len));
+        let plain = codec::decode_difference(method, &again, &joined, plain_len).ok();
+        let Some(plain) = plain.filter(|plain| repository.naming().id_of(plain) == *id) else {
+            return Ok(None);
+        };
+        for (prefix, (base, stored_len)) in parts {
+            self.push(prefix, Arc::new(base), stored_len);
         }
-        Ok(())
+        Ok(Some(Arc::new(plain)))
     }
 
     fn push(&mut self, prefix: u64, plain: Arc<Vec<u8>>, stored_len: u32) {
@@ -110,7 +119,7 @@ impl Bases {
 }
 
 /// Encodes chunks, each as a difference to its bases if that is worth it, else by itself.
-pub fn encode_all(kind: PackKind, plains: &[&[u8]], bases: &[Bases]) -> Vec<Encoded> {
+pub fn encode_all(kind: PackKind, plains: &[&[u8]], bases: &[Cow<'_, Bases>]) -> Vec<Encoded> {
     let pairs = || plains.iter().zip(bases);
     // To start it costs as much as encoding a few chunks, and most need none.
     let mut encoder: Option<DeltaEncoder<'_>> = None;

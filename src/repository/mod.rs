@@ -34,5 +34,5 @@ pub use index_writer::IndexWriter;
 pub use keys::{KeyFiles, Unlock, read_keys};
 pub use location::Location;
 pub use open::{Held, Repository, lock_for_use};
-pub use pack_writer::{ChunkWriter, NewChunk, Trust, Written};
+pub use pack_writer::{Before, ChunkWriter, NewChunk, Trust, Written};
 pub use snapshots::{Snapshot, Snapshots};

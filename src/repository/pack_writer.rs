@@ -9,6 +9,7 @@ use crate::crypto::SealedFile;
 use crate::format::{ChunkRecord, ChunkRef, Encoding, IndexedPack, Key, ListedPack, Pack, PackKind};
 use crate::id::{Id, IdHasher, Naming};
 use crate::stamp::now_nanos;
+use std::borrow::Cow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -53,8 +54,15 @@ impl Written {
 pub struct NewChunk<'c> {
     pub id: Id,
     pub plain: &'c [u8],
-    /// What was in its place before, if anything was.
-    pub old: &'c [ChunkRef],
+    pub old: Before<'c>,
+}
+
+/// What was in a chunk's place before.
+pub enum Before<'c> {
+    /// These chunks, or nothing.
+    Chunks(&'c [ChunkRef]),
+    /// It was read already.
+    Read(Bases),
 }
 
 /// When a chunk counts as kept already.
@@ -157,8 +165,14 @@ impl<'r> ChunkWriter<'r> {
     /// still be in memory; `finish` makes all of them durable.
     pub fn put(&self, kind: PackKind, plain: &[u8]) -> Result<Id, RepositoryError> {
         let id = self.naming().id_of(plain);
-        self.put_all(kind, &[NewChunk { id, plain, old: &[] }])?;
+        self.put_all(kind, &[NewChunk { id, plain, old: Before::Chunks(&[]) }])?;
         Ok(id)
+    }
+
+    /// What a chunk in the place of these can be told as a difference to. Where they can't be read it is nothing, and the new is
+    /// stored whole.
+    pub fn bases(&self, old: &[ChunkRef]) -> Bases {
+        Bases::of(self.repository, old).unwrap_or_default()
     }
 
     /// Keeps chunks, in order. What is there already isn't stored again; what is not far from what was there before is stored
@@ -170,9 +184,11 @@ impl<'r> ChunkWriter<'r> {
                 fresh.push(chunk);
             }
         }
-        // What before can't be read is a reason to store the new whole.
-        let bases: Vec<Bases> =
-            fresh.iter().map(|chunk| Bases::of(self.repository, chunk.old).unwrap_or_default()).collect();
+        let bases = fresh.iter().map(|chunk| match &chunk.old {
+            Before::Chunks(old) => Cow::Owned(self.bases(old)),
+            Before::Read(bases) => Cow::Borrowed(bases),
+        });
+        let bases: Vec<Cow<'_, Bases>> = bases.collect();
         let plains: Vec<&[u8]> = fresh.iter().map(|chunk| chunk.plain).collect();
         for (chunk, encoded) in fresh.iter().zip(encode_all(kind, &plains, &bases)) {
             let Encoded { encoding, bases, stored } = encoded;

@@ -127,16 +127,13 @@ pub fn decode(stored: &[u8], len: usize, decompress: Decompress<'_>) -> Result<V
 }
 
 fn join(planes: &[Cow<'_, [u8]>; PLANES], len: usize) -> Vec<u8> {
-    let mut plain = vec![0u8; len];
     let [a, b, c, d] = planes;
-    let mut quads = plain.chunks_exact_mut(PLANES);
-    for ((((quad, a), b), c), d) in (&mut quads).zip(a.iter()).zip(b.iter()).zip(c.iter()).zip(d.iter()) {
-        let word = u32::from(*a) | u32::from(*b) << 8 | u32::from(*c) << 16 | u32::from(*d) << 24;
-        quad.copy_from_slice(&word.to_le_bytes());
-    }
-    for (byte, plane) in quads.into_remainder().iter_mut().zip(planes) {
-        *byte = plane.last().copied().unwrap_or(0);
-    }
+    let words = a.iter().zip(b.iter()).zip(c.iter()).zip(d.iter());
+    // With room for the bytes behind the last word.
+    let mut quads: Vec<[u8; PLANES]> = Vec::with_capacity(len / PLANES + 1);
+    quads.extend(words.map(|(((a, b), c), d)| [*a, *b, *c, *d]));
+    let mut plain = quads.into_flattened();
+    plain.extend(planes.iter().take(len % PLANES).filter_map(|plane| plane.last()));
     plain
 }
 
