@@ -1,5 +1,6 @@
 //! Reads sources into a repository and drafts the manifest; publishing is somebody else's decision.
 
+mod buffers;
 mod compared;
 mod draft;
 mod error;

@@ -1,5 +1,6 @@
 //! Worker threads that compare, hash, deduplicate and encode what one thread reads.
 
+use super::buffers::{Buffer, Buffers};
 use super::old::Old;
 use crate::chunking::{Cuts, Cutter, replay};
 use crate::format::{ChunkRef, PackKind};
@@ -24,7 +25,7 @@ pub enum Work {
 }
 
 struct Job {
-    bytes: Arc<Vec<u8>>,
+    bytes: Arc<Buffer>,
     work: Work,
     reply: Sender<Reply>,
 }
@@ -39,6 +40,7 @@ pub struct Done {
 /// Where jobs go. The workers end when it is dropped.
 pub struct Pool {
     jobs: SyncSender<Job>,
+    buffers: Buffers,
 }
 
 /// What will be known once a worker is done.
@@ -60,11 +62,16 @@ impl Pool {
             let waiting = Arc::clone(&waiting);
             scope.spawn(move || work(&waiting, writer));
         }
-        Self { jobs }
+        Self { jobs, buffers: Buffers::default() }
+    }
+
+    /// For what is handed over.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// Hands over a buffer. Waits while the workers are behind.
-    pub fn submit(&self, bytes: Arc<Vec<u8>>, work: Work) -> Promise {
+    pub fn submit(&self, bytes: Arc<Buffer>, work: Work) -> Promise {
         let (reply, promise) = channel();
         // A worker that is gone takes the reply with it, and the promise says so.
         drop(self.jobs.send(Job { bytes, work, reply }));

@@ -178,25 +178,21 @@ impl<'r> TreeRecorder<'r> {
     ) -> Result<u64, CaptureError> {
         let mut total = 0u64;
         let mut at = offset;
-        let mut buffer = Vec::with_capacity(FIRST_BUFFER_BYTES);
+        let mut buffer = self.pool.buffers().get();
         let mut capacity = FIRST_BUFFER_BYTES;
         loop {
             self.check_interrupt()?;
-            let before = buffer.len();
-            let wanted = (capacity - before) as u64;
-            let read = reader.take(wanted).read_to_end(&mut buffer);
-            let read = read.map_err(CaptureError::Reading)? as u64;
+            let read = buffer.fill(reader, capacity).map_err(CaptureError::Reading)? as u64;
             total += read;
             self.progress.advance(read);
-            let last = read < wanted;
+            let last = buffer.len() < capacity;
             let cuts = *cuts.get_or_insert_with(|| self.cutter.cuts_of(&buffer));
             let lengths = self.cutter.cut(cuts, &buffer, last);
             let cut: usize = lengths.iter().sum();
-            let mut next = Vec::new();
+            let mut next = self.pool.buffers().get();
             if !last {
                 capacity = BUFFER_BYTES;
-                next = Vec::with_capacity(capacity);
-                next.extend_from_slice(buffer.get(cut..).unwrap_or_default());
+                next.extend(buffer.get(cut..).unwrap_or_default());
                 buffer.truncate(cut);
             }
             if !lengths.is_empty() {
@@ -231,7 +227,7 @@ impl<'r> TreeRecorder<'r> {
             let wanted = lengths.iter().sum();
             let read = stream.next(wanted).map_err(CaptureError::Reading)?;
             if read.len() < wanted {
-                stream.give_back(read);
+                stream.give_back(&read);
                 break;
             }
             self.progress.advance(wanted as u64);
@@ -328,10 +324,10 @@ impl Recorder for TreeRecorder<'_> {
             let bytes = self.consume(reader, None, 0, None, &mut handed)?;
             return Ok(Taken { token: self.token(handed, None), bytes });
         };
-        let mut stream = Stream::new(reader);
+        let mut stream = Stream::new(reader, self.pool.buffers());
         let start = stream.next(FIRST_BUFFER_BYTES).map_err(CaptureError::Reading)?;
         let cuts = self.cutter.cuts_of(&start);
-        stream.give_back(start);
+        stream.give_back(&start);
         let mut bytes = 0;
         if cuts == self.cutter.cuts_before(&old.lengths()) {
             let (pool, cutter, progress) = (self.pool, self.cutter.clone(), self.progress);
@@ -360,7 +356,7 @@ impl Recorder for TreeRecorder<'_> {
                 }
                 Part::Differing { offset, len, numbers } => {
                     let mut range = Range { file, offset, len };
-                    let mut stream = Stream::new(&mut range);
+                    let mut stream = Stream::new(&mut range, self.pool.buffers());
                     let kept = self.keep_cuts(&mut stream, numbers, &old, &mut handed)?;
                     let cuts = (offset + kept > 0).then_some(cuts);
                     bytes += kept;

@@ -1,5 +1,6 @@
 //! Reads a content that was there before: hashed where it was cut, cut anew where it changed, found again where it moved.
 
+use super::buffers::Buffer;
 use super::error::record;
 use super::old::Old;
 use super::pool::{Handed, Pool, Promise, Work};
@@ -22,7 +23,7 @@ const SEARCH_BYTES: usize = 4 << 20;
 
 /// A batch that a worker has.
 struct Sent {
-    bytes: Arc<Vec<u8>>,
+    bytes: Arc<Buffer>,
     /// Without what was only looked at.
     len: usize,
     range: Range<usize>,
@@ -78,7 +79,7 @@ impl Replaying<'_> {
                 back.extend_from_slice(later.bytes.get(..later.len).unwrap_or_default());
                 drop(later.promise.wait().map_err(record)?);
             }
-            stream.give_back(back);
+            stream.give_back(&back);
             let moved = self.old.start(batch.range.end).wrapping_sub(at + (batch.len - done.resolved) as u64);
             match self.search(stream, &mut at, moved, handed)? {
                 Some(found) => (next, may_send, batch_bytes) = (found, true, FIRST_BATCH_BYTES),
@@ -103,12 +104,12 @@ impl Replaying<'_> {
         }
         let len = if last { read.len() } else { size(&range) };
         if range.is_empty() || len == 0 {
-            stream.give_back(read);
+            stream.give_back(&read);
             return Ok(None);
         }
         self.progress.advance(len as u64);
         let looked_at = if last { len } else { (len + LOOKAHEAD_BYTES).min(read.len()) };
-        stream.give_back(read.get(len..).unwrap_or_default().to_vec());
+        stream.give_back(read.get(len..).unwrap_or_default());
         read.truncate(looked_at);
         let bytes = Arc::new(read);
         let (old, cutter, cuts) = (Arc::clone(&self.old), self.cutter.clone(), self.cuts);
@@ -149,7 +150,8 @@ impl Replaying<'_> {
                     break;
                 }
             }
-            stream.give_back(bytes.split_off(cut.min(bytes.len())));
+            stream.give_back(bytes.get(cut..).unwrap_or_default());
+            bytes.truncate(cut);
             let grown = moved.wrapping_neg();
             let grown = if grown > u64::MAX / 2 { 0 } else { grown };
             if !lengths.is_empty() {
@@ -164,7 +166,7 @@ impl Replaying<'_> {
     }
 
     /// Has chunks kept that begin at `offset`.
-    fn keep(&self, bytes: Vec<u8>, lengths: Vec<usize>, offset: u64, grown: u64, handed: &mut Vec<Handed>) {
+    fn keep(&self, bytes: Buffer, lengths: Vec<usize>, offset: u64, grown: u64, handed: &mut Vec<Handed>) {
         let near = near(&self.old, &lengths, offset, grown);
         let work = Work::Keep { lengths, near, old: Some(Arc::clone(&self.old)) };
         handed.push(Handed::Promised(self.pool.submit(Arc::new(bytes), work)));

@@ -1,36 +1,33 @@
 //! A reader that takes bytes back.
 
+use super::buffers::{Buffer, Buffers};
 use std::io::{self, Read};
 
 /// Reads on, beginning with what was given back.
 pub struct Stream<'r> {
     reader: &'r mut dyn Read,
+    buffers: &'r Buffers,
     back: Vec<u8>,
 }
 
 impl<'r> Stream<'r> {
     /// Begins where the reader is.
-    pub fn new(reader: &'r mut dyn Read) -> Self {
-        Self { reader, back: Vec::new() }
+    pub fn new(reader: &'r mut dyn Read, buffers: &'r Buffers) -> Self {
+        Self { reader, buffers, back: Vec::new() }
     }
 
     /// The next `wanted` bytes; fewer at the end only.
-    pub fn next(&mut self, wanted: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = std::mem::take(&mut self.back);
-        if bytes.len() > wanted {
-            self.back = bytes.split_off(wanted);
-            return Ok(bytes);
-        }
-        let missing = wanted - bytes.len();
-        bytes.reserve_exact(missing);
-        self.reader.take(missing as u64).read_to_end(&mut bytes)?;
+    pub fn next(&mut self, wanted: usize) -> io::Result<Buffer> {
+        let mut bytes = self.buffers.get();
+        let rest = self.back.split_off(self.back.len().min(wanted));
+        bytes.extend(&std::mem::replace(&mut self.back, rest));
+        bytes.fill(self.reader, wanted)?;
         Ok(bytes)
     }
 
     /// These come next again, before what is to come.
-    pub fn give_back(&mut self, mut bytes: Vec<u8>) {
-        bytes.append(&mut self.back);
-        self.back = bytes;
+    pub fn give_back(&mut self, bytes: &[u8]) {
+        self.back.splice(..0, bytes.iter().copied());
     }
 }
 
@@ -49,17 +46,18 @@ impl Read for Stream<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::Stream;
+    use super::{Buffers, Stream};
 
     #[test]
     fn what_is_given_back_comes_again() {
         let mut reader = &b"0123456789"[..];
-        let mut stream = Stream::new(&mut reader);
-        assert_eq!(stream.next(4).unwrap(), b"0123");
-        stream.give_back(b"23".to_vec());
-        assert_eq!(stream.next(1).unwrap(), b"2");
-        stream.give_back(b"12".to_vec());
-        assert_eq!(stream.next(20).unwrap(), b"123456789");
-        assert_eq!(stream.next(5).unwrap(), b"");
+        let buffers = Buffers::default();
+        let mut stream = Stream::new(&mut reader, &buffers);
+        assert_eq!(&*stream.next(4).unwrap(), b"0123");
+        stream.give_back(b"23");
+        assert_eq!(&*stream.next(1).unwrap(), b"2");
+        stream.give_back(b"12");
+        assert_eq!(&*stream.next(20).unwrap(), b"123456789");
+        assert_eq!(&*stream.next(5).unwrap(), b"");
     }
 }
