@@ -144,39 +144,39 @@ impl Entry {
 
 /// The entry as CBOR holds it: a map with one-letter keys, absent keys meaning empty.
 #[derive(Serialize, Deserialize)]
-struct WireEntry {
+pub(super) struct WireEntry {
     #[serde(rename = "n")]
-    name: ByteBuf,
+    pub name: ByteBuf,
     #[serde(rename = "k")]
-    kind: u8,
+    pub kind: u8,
     #[serde(rename = "m")]
-    mode: u32,
+    pub mode: u32,
     #[serde(rename = "u")]
-    uid: u32,
+    pub uid: u32,
     #[serde(rename = "g")]
-    gid: u32,
+    pub gid: u32,
     #[serde(rename = "t")]
-    mtime_ns: i64,
+    pub mtime_ns: i64,
     #[serde(rename = "z", default, skip_serializing_if = "is_zero")]
-    size: u64,
+    pub size: u64,
     #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
-    link: Option<(u64, u64, u64)>,
+    pub link: Option<(u64, u64, u64)>,
     #[serde(rename = "a", default, skip_serializing_if = "is_zero")]
-    captured: u64,
+    pub captured: u64,
     #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
-    state: Option<(u64, u64, u64, i64)>,
+    pub state: Option<(u64, u64, u64, i64)>,
     #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
-    xattrs: Vec<(ByteBuf, ByteBuf)>,
+    pub xattrs: Vec<(ByteBuf, ByteBuf)>,
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
-    target: Option<ByteBuf>,
+    pub target: Option<ByteBuf>,
     #[serde(rename = "r", default, skip_serializing_if = "is_zero")]
-    rdev: u64,
+    pub rdev: u64,
     #[serde(rename = "h", default, skip_serializing_if = "Option::is_none")]
-    segments: Option<Vec<(u64, u64)>>,
+    pub segments: Option<Vec<(u64, u64)>>,
     #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
-    chunks: Option<ByteBuf>,
+    pub chunks: Option<ByteBuf>,
     #[serde(rename = "q", default, skip_serializing_if = "Option::is_none")]
-    sequence: Option<ByteBuf>,
+    pub sequence: Option<ByteBuf>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]

@@ -5,6 +5,7 @@ mod chunk_ref;
 mod config_file;
 mod doomed;
 mod entry;
+mod entry_reader;
 mod error;
 mod index;
 mod journal;

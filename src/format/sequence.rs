@@ -6,6 +6,7 @@
 
 use super::chunk_ref::{ChunkRef, MAX_LEVEL, Root};
 use super::entry::Entry;
+use super::entry_reader::read_entries;
 use super::error::FormatError;
 use super::reader::{Reader, from_cbor, to_cbor};
 use crate::id::Id;
@@ -61,7 +62,10 @@ impl Node {
 }
 
 fn decode_entries(payload: &[u8]) -> Result<Vec<Entry>, FormatError> {
-    let entries: Vec<Entry> = from_cbor(payload, "directory node")?;
+    let entries: Vec<Entry> = match read_entries(payload) {
+        Some(entries) => entries,
+        None => from_cbor(payload, "directory node")?,
+    };
     if entries.iter().zip(entries.iter().skip(1)).all(|(left, right)| left.name < right.name) {
         Ok(entries)
     } else {
