@@ -10,14 +10,14 @@
 use super::condemned::read_doomed;
 use super::error::RepositoryError;
 use super::location::{Location, PackNumbers};
-use super::memory_table::MemoryTable;
+use super::memory_table::{IdMap, MemoryTable};
 use super::rocks_table::{CacheError, RocksTable};
 use super::trailers::{Trailers, read_trailer};
 use crate::backend::{Backend, ErrorKind};
 use crate::crypto::{SealedFile, Seals};
 use crate::format::{DoomedKind, IndexFile, IndexedPack, Key, ListedPack};
 use crate::id::Id;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -70,7 +70,7 @@ impl Refreshed {
 pub struct ChunkIndex {
     backend: Arc<dyn Backend>,
     tables: RwLock<Tables>,
-    packs: RwLock<HashMap<Id, u64>>,
+    packs: RwLock<IdMap<u64>>,
     /// Packs that a prune has condemned: they are read, but nothing new may rely on them.
     doomed: RwLock<HashSet<Id>>,
     seals: Seals,
@@ -119,6 +119,10 @@ impl ChunkIndex {
         let mut tables = Tables::default();
         if let (true, Some(cache)) = (large, &options.cache_directory) {
             index.open_cache(&mut tables, &cache.join(repository.hex()));
+        }
+        if tables.rocks.is_none() {
+            let most = options.memory_limit_bytes / MEMORY_BYTES_PER_CHUNK;
+            tables.memory.reserve(usize::try_from(chunks.min(most)).unwrap_or(0));
         }
         index.fill(&mut tables)?;
         *index.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
@@ -293,7 +297,7 @@ impl ChunkIndex {
         let condemned = read_doomed(&*self.backend, &self.seals)?.list.into_iter();
         let condemned: HashSet<Id> =
             condemned.filter(|doomed| doomed.kind == DoomedKind::Pack).map(|doomed| doomed.id).collect();
-        let now: HashMap<Id, u64> = listing_of_packs(&*self.backend)?.into_iter().collect();
+        let now: IdMap<u64> = listing_of_packs(&*self.backend)?.into_iter().collect();
         let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
         let before = packs.len();
         packs.retain(|pack, size| now.get(pack) == Some(size));
@@ -335,7 +339,7 @@ impl ChunkIndex {
     }
 
     /// The packs that are there, with their sizes.
-    pub fn packs(&self) -> HashMap<Id, u64> {
+    pub fn packs(&self) -> IdMap<u64> {
         self.packs.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -10,7 +10,15 @@ pub struct Finder<'r> {
     repository: &'r Repository,
     root: Entry,
     /// Outermost first.
-    open: Vec<(Vec<u8>, Vec<Entry>)>,
+    open: Vec<Open>,
+}
+
+/// A directory on the way.
+struct Open {
+    path: Vec<u8>,
+    entries: Vec<Entry>,
+    /// Behind the entry that was found last: a walk asks for this one next.
+    next: usize,
 }
 
 impl<'r> Finder<'r> {
@@ -30,28 +38,40 @@ impl<'r> Finder<'r> {
             return Ok(Some(self.root.clone()));
         }
         let (directory, name) = split(path);
-        let entries = self.directory(directory)?;
-        let place = entries.binary_search_by(|entry| entry.name.as_slice().cmp(name)).ok();
-        Ok(place.and_then(|place| entries.get(place)).cloned())
+        self.open_directory(directory)?;
+        Ok(self.open.last_mut().and_then(|open| open.find(name)).cloned())
     }
 
-    /// What the directory at `path` holds, by name; nothing where there is no directory.
-    fn directory(&mut self, path: &[u8]) -> Result<&[Entry], RepositoryError> {
-        while let Some((open, _)) = self.open.last() {
-            let is_above =
-                open.is_empty() || open == path || path.starts_with(&[open, b"/".as_slice()].concat());
-            if is_above {
-                break;
-            }
+    /// Makes the directory at `path` the last that is open; one without entries where there is none.
+    fn open_directory(&mut self, path: &[u8]) -> Result<(), RepositoryError> {
+        while self.open.last().is_some_and(|open| !open.is_above(path)) {
             self.open.pop();
         }
-        if self.open.last().is_none_or(|(open, _)| open != path) {
+        if self.open.last().is_none_or(|open| open.path != path) {
             let found = self.find(path)?.filter(|entry| entry.kind == EntryKind::Directory);
             let content = found.map(|entry| entry.content).unwrap_or(Content::Empty);
             let entries = self.repository.entries(&content)?;
-            self.open.push((path.to_owned(), entries));
+            self.open.push(Open { path: path.to_owned(), entries, next: 0 });
         }
-        Ok(self.open.last().map(|(_, entries)| entries.as_slice()).unwrap_or_default())
+        Ok(())
+    }
+}
+
+impl Open {
+    /// It is the directory at `path`, or that lies below it.
+    fn is_above(&self, path: &[u8]) -> bool {
+        let below = path.strip_prefix(self.path.as_slice());
+        self.path.is_empty() || below.is_some_and(|below| below.first().is_none_or(|first| *first == b'/'))
+    }
+
+    fn find(&mut self, name: &[u8]) -> Option<&Entry> {
+        let is_next = self.entries.get(self.next).is_some_and(|entry| entry.name == name);
+        if !is_next {
+            self.next = self.entries.binary_search_by(|entry| entry.name.as_slice().cmp(name)).ok()?;
+        }
+        let found = self.entries.get(self.next);
+        self.next += 1;
+        found
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where a chunk's stored bytes lie.
 
+use super::memory_table::IdMap;
 use crate::format::Encoding;
 use crate::id::Id;
-use std::collections::HashMap;
 
 /// Where the stored bytes of a chunk lie whose id begins in a certain way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Location {
 #[derive(Default)]
 pub struct PackNumbers {
     ids: Vec<Id>,
-    numbers: HashMap<Id, u32>,
+    numbers: IdMap<u32>,
 }
 
 impl PackNumbers {

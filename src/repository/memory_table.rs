@@ -1,11 +1,12 @@
 //! The chunk index of a small repository: a hash table in memory.
 
 use super::location::{Location, PackNumbers};
-use crate::format::{Encoding, ListedPack, Pack};
+use crate::format::{Encoding, ListedChunk, ListedPack};
 use crate::id::Id;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// An id is a hash already: its first bytes serve as they are.
 #[derive(Default)]
@@ -31,18 +32,24 @@ pub type IdMap<T> = HashMap<Id, T, BuildHasherDefault<PrefixHasher>>;
 /// A map with the beginnings of ids as keys.
 pub type PrefixMap<T> = HashMap<u64, T, BuildHasherDefault<PrefixHasher>>;
 
-/// Where chunks lie, by the beginnings of their ids; 20 bytes a chunk beside that.
+/// Where chunks lie, by the beginnings of their ids.
 #[derive(Default)]
 pub struct MemoryTable {
-    places: PrefixMap<Place>,
+    /// As they lie in packs: whoever reads a file asks for neighbours.
+    places: Vec<Place>,
+    /// The number of each chunk's first place.
+    first: PrefixMap<u32>,
     /// Further places of the few chunks that lie in several packs, and of ids that begin alike.
-    others: PrefixMap<Vec<Place>>,
-    /// The bases of deltas, by pack and offset.
-    bases: HashMap<(u32, u32), Box<[u64]>>,
+    others: PrefixMap<Vec<u32>>,
+    /// The bases of deltas, by `spread` numbers of places.
+    bases: PrefixMap<Box<[u64]>>,
+    /// The place that was asked for last.
+    latest: AtomicU32,
 }
 
 #[derive(Clone, Copy)]
 struct Place {
+    prefix: u64,
     pack: u32,
     offset: u32,
     stored_len: u32,
@@ -50,39 +57,66 @@ struct Place {
     encoding: u8,
 }
 
+/// Small numbers are no hashes: one to one with numbers that look like some (Knuth's multiplicative hashing).
+fn spread(number: u32) -> u64 {
+    u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 impl MemoryTable {
+    /// Makes room for so many chunks.
+    pub fn reserve(&mut self, chunks: usize) {
+        self.places.reserve(chunks);
+        self.first.reserve(chunks);
+    }
+
     /// Adds a pack's chunks.
     pub fn insert(&mut self, listed: &ListedPack, numbers: &mut PackNumbers) {
         let pack = numbers.number(listed.pack);
-        let mut next = Pack::FIRST_OFFSET;
-        self.places.reserve(listed.chunks.len());
-        for chunk in &listed.chunks {
-            let offset = u32::try_from(next);
-            next += u64::from(chunk.stored_len);
-            let Ok(offset) = offset else { continue };
-            let (stored_len, plain_len) = (chunk.stored_len, chunk.plain_len);
-            let place = Place { pack, offset, stored_len, plain_len, encoding: chunk.encoding.byte() };
-            if !chunk.bases.is_empty() {
-                self.bases.insert((pack, offset), chunk.bases.clone());
+        self.first.reserve(listed.chunks.len());
+        for (offset, chunk) in listed.places() {
+            let (Ok(offset), Ok(number)) = (u32::try_from(offset), u32::try_from(self.places.len())) else {
+                continue;
+            };
+            let ListedChunk { prefix, stored_len, plain_len, encoding, ref bases } = *chunk;
+            let encoding = encoding.byte();
+            self.places.push(Place { prefix, pack, offset, stored_len, plain_len, encoding });
+            if !bases.is_empty() {
+                self.bases.insert(spread(number), bases.clone());
             }
-            match self.places.entry(chunk.prefix) {
+            match self.first.entry(prefix) {
                 Entry::Vacant(vacant) => {
-                    vacant.insert(place);
+                    vacant.insert(number);
                 }
-                Entry::Occupied(_) => self.others.entry(chunk.prefix).or_default().push(place),
+                Entry::Occupied(_) => self.others.entry(prefix).or_default().push(number),
             }
         }
     }
 
     /// Everywhere that a chunk may lie whose id begins like this.
     pub fn find(&self, prefix: u64, numbers: &PackNumbers) -> impl Iterator<Item = Location> {
-        let further = self.others.get(&prefix).into_iter().flatten();
-        self.places.get(&prefix).into_iter().chain(further).filter_map(|place| self.location(place, numbers))
+        let others = self.others.get(&prefix);
+        let first = match others {
+            None => self.behind_latest(prefix),
+            Some(_) => None,
+        };
+        let first = first.or_else(|| self.first.get(&prefix).copied());
+        if let Some(first) = first {
+            self.latest.store(first, Ordering::Relaxed);
+        }
+        let all = first.into_iter().chain(others.into_iter().flatten().copied());
+        all.filter_map(|number| self.location(number, numbers))
     }
 
-    fn location(&self, place: &Place, numbers: &PackNumbers) -> Option<Location> {
+    /// The chunk behind the one that was asked for last, if it is this one: mostly that saves a miss of the processor's caches.
+    fn behind_latest(&self, prefix: u64) -> Option<u32> {
+        let number = self.latest.load(Ordering::Relaxed).wrapping_add(1);
+        self.places.get(number as usize).filter(|place| place.prefix == prefix).map(|_| number)
+    }
+
+    fn location(&self, number: u32, numbers: &PackNumbers) -> Option<Location> {
+        let place = self.places.get(number as usize)?;
         let encoding = Encoding::from_byte(place.encoding).ok()?;
-        let bases = if encoding.bases == 0 { None } else { self.bases.get(&(place.pack, place.offset)) };
+        let bases = if encoding.bases == 0 { None } else { self.bases.get(&spread(number)) };
         Some(Location {
             pack: numbers.id(place.pack)?,
             offset: u64::from(place.offset),
@@ -95,6 +129,49 @@ impl MemoryTable {
 
     /// How many chunks it knows.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.first.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MemoryTable;
+    use crate::format::{Encoding, ListedChunk, ListedPack, Method, PackKind};
+    use crate::id::Id;
+    use crate::repository::location::PackNumbers;
+    use proptest::prelude::{ProptestConfig, prop, proptest};
+    use std::collections::HashMap;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// In whatever order it is asked: each place of each chunk, and nothing else.
+        #[test]
+        fn all_places_are_found_in_any_order(
+            packs in prop::collection::vec(prop::collection::vec((0u64..60, 0u8..3), 1..40), 1..6),
+            asked in prop::collection::vec(0u64..70, 0..200),
+        ) {
+            let (mut table, mut numbers) = (MemoryTable::default(), PackNumbers::default());
+            let mut expected: HashMap<u64, Vec<(Id, u64, usize)>> = HashMap::new();
+            for (number, chunks) in packs.iter().enumerate() {
+                let chunk = |(prefix, bases): &(u64, u8)| {
+                    let encoding = Encoding::difference(Method::Delta, usize::from(*bases)).unwrap_or(Encoding::RAW);
+                    let bases = (0..*bases).map(u64::from).collect();
+                    ListedChunk { prefix: *prefix, stored_len: 10, plain_len: 20, encoding, bases }
+                };
+                let chunks = chunks.iter().map(chunk).collect();
+                let listed = ListedPack { pack: Id::of(&[number as u8]), kind: PackKind::Data, chunks };
+                table.insert(&listed, &mut numbers);
+                for (offset, chunk) in listed.places() {
+                    expected.entry(chunk.prefix).or_default().push((listed.pack, offset, chunk.bases.len()));
+                }
+            }
+            let in_order = packs.iter().flatten().map(|(prefix, _)| *prefix);
+            for prefix in asked.into_iter().chain(in_order) {
+                let found = table.find(prefix, &numbers);
+                let found: Vec<_> = found.map(|place| (place.pack, place.offset, place.bases.len())).collect();
+                assert_eq!(found, expected.get(&prefix).cloned().unwrap_or_default());
+            }
+            assert_eq!(table.len(), expected.len());
+        }
     }
 }
