@@ -62,45 +62,70 @@ pub fn estimate(sample: &[u8]) -> Estimate {
     }
     let total = (sample.len() / PLANES).max(1);
     let weight = |count: usize| WEIGHTS.get(count).copied().unwrap_or_else(|| weight(count));
-    let entropies = counts.map(|counts| {
-        let sum: f32 = counts.iter().map(|count| weight(*count as usize)).sum();
-        (total as f32).log2() - sum / total as f32
-    });
+    // Side by side: one sum alone waits for each of its additions.
+    let mut sums = [0f32; PLANES];
+    let [a, b, c, d] = &counts;
+    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+        for (sum, count) in sums.iter_mut().zip([a, b, c, d]) {
+            *sum += weight(*count as usize);
+        }
+    }
+    let entropies = sums.map(|sum| (total as f32).log2() - sum / total as f32);
     let worth = entropies.map(|entropy| entropy < WORTH_BITS);
     let bits = entropies.iter().zip(worth).map(|(entropy, worth)| if worth { entropy + 0.2 } else { 8.0 });
     let bytes = HEAD_BYTES + (sample.len() as f32 * bits.sum::<f32>() / (8.0 * PLANES as f32)) as usize;
     Estimate { bytes, worth }
 }
 
-/// Appends one of the planes.
-fn split(plain: &[u8], number: u8, plane: &mut Vec<u8>) {
-    let (quads, rest) = plain.as_chunks::<PLANES>();
+/// Takes bytes apart into their planes, which lie one behind another in `planes`.
+fn split(plain: &[u8], planes: &mut [u8]) {
+    let len = |number| plane_len(plain.len(), number);
+    let (a, rest) = planes.split_at_mut(len(0));
+    let (b, rest) = rest.split_at_mut(len(1));
+    let (c, d) = rest.split_at_mut(len(2));
+    let (quads, last) = plain.as_chunks::<PLANES>();
     let (groups, few) = quads.as_chunks::<GROUP>();
-    let byte = |quad: [u8; PLANES]| (u32::from_le_bytes(quad) >> (8 * number)) as u8;
-    // Of a fixed number of words at a time, so that the compiler takes them all at once.
-    groups.iter().for_each(|group| plane.extend_from_slice(&group.map(byte)));
-    plane.extend(few.iter().copied().map(byte));
-    plane.extend(rest.get(usize::from(number)));
+    let mut done = 0;
+    // A fixed number of words at a time, so that the compiler takes them all at once.
+    for ((((group, a), b), c), d) in groups
+        .iter()
+        .zip(a.as_chunks_mut::<GROUP>().0)
+        .zip(b.as_chunks_mut::<GROUP>().0)
+        .zip(c.as_chunks_mut::<GROUP>().0)
+        .zip(d.as_chunks_mut::<GROUP>().0)
+    {
+        let words = group.map(u32::from_le_bytes);
+        *a = words.map(|word| word as u8);
+        *b = words.map(|word| (word >> 8) as u8);
+        *c = words.map(|word| (word >> 16) as u8);
+        *d = words.map(|word| (word >> 24) as u8);
+        done += GROUP;
+    }
+    let left = few.iter().map(|quad| quad.as_slice()).chain([last]);
+    for (number, quad) in (done..).zip(left) {
+        for (byte, plane) in quad.iter().zip([&mut *a, &mut *b, &mut *c, &mut *d]) {
+            if let Some(place) = plane.get_mut(number) {
+                *place = *byte;
+            }
+        }
+    }
 }
 
 /// Encodes by planes, those compressed that are `worth` it; `None` if they are too long for that.
 pub fn encode(plain: &[u8], worth: [bool; PLANES], compress: Compress<'_>) -> Option<Vec<u8>> {
+    let mut planes = vec![0; plain.len()];
+    split(plain, &mut planes);
     let mut bytes = Vec::with_capacity(HEAD_BYTES + plain.len());
     bytes.resize(HEAD_BYTES, 0);
-    let mut plane = Vec::new();
-    for (number, worth) in (0..).zip(worth) {
-        let begin = bytes.len();
-        if worth {
-            plane.clear();
-            split(plain, number, &mut plane);
-            let shorter = compress(&plane).filter(|shorter| shorter.len() < plane.len());
-            bytes.extend_from_slice(shorter.as_ref().unwrap_or(&plane));
-        } else {
-            split(plain, number, &mut bytes);
-        }
-        let len = u32::try_from(bytes.len() - begin).ok()?;
-        let at = 4 * usize::from(number);
-        bytes.get_mut(at..at + 4)?.copy_from_slice(&len.to_le_bytes());
+    let mut rest = planes.as_slice();
+    for (number, worth) in (0..PLANES).zip(worth) {
+        let (plane, after) = rest.split_at_checked(plane_len(plain.len(), number))?;
+        let shorter = if worth { compress(plane) } else { None };
+        let stored = shorter.as_deref().filter(|shorter| shorter.len() < plane.len()).unwrap_or(plane);
+        bytes.extend_from_slice(stored);
+        let len = u32::try_from(stored.len()).ok()?;
+        bytes.get_mut(4 * number..4 * number + 4)?.copy_from_slice(&len.to_le_bytes());
+        rest = after;
     }
     Some(bytes)
 }
