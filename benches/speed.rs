@@ -55,21 +55,24 @@ fn chunking(criterion: &mut Criterion) {
     let known = recorded(&cutter, &bytes);
     let known = &known[..known.len() - 1];
     let len: usize = known.iter().map(|chunk| chunk.len as usize).sum();
-    let replayed = |bytes: &[u8]| {
-        replay(
-            &cutter,
-            Cuts::ByContent,
-            &bytes[..len + LOOKAHEAD_BYTES.min(bytes.len() - len)],
-            known,
-            false,
-            &mut |_| None,
-        )
+    let replayed = |now: &[u8], has_old_bytes: bool| {
+        let now = &now[..len + LOOKAHEAD_BYTES.min(now.len() - len)];
+        let (mut at, mut before) = (0, Vec::new());
+        for chunk in known {
+            before.push(at..at + chunk.len as usize);
+            at += chunk.len as usize;
+        }
+        let mut old = |number: usize| has_old_bytes.then(|| Arc::new(bytes[before[number].clone()].to_vec()));
+        replay(&cutter, Cuts::ByContent, now, known, false, &mut old)
     };
-    group.bench_function("replay, nothing changed", |bench| bench.iter(|| replayed(black_box(&bytes))));
+    group
+        .bench_function("replay, nothing changed", |bench| bench.iter(|| replayed(black_box(&bytes), false)));
     let mut changed = bytes.clone();
     changed.iter_mut().step_by(50_000).for_each(|byte| *byte ^= 1);
-    group.bench_function("replay, half of the chunks changed in place", |bench| {
-        bench.iter(|| replayed(black_box(&changed)))
+    let half = "replay, half of the chunks changed in place";
+    group.bench_function(half, |bench| bench.iter(|| replayed(black_box(&changed), true)));
+    group.bench_function(format!("{half}, cut again"), |bench| {
+        bench.iter(|| replayed(black_box(&changed), false))
     });
     group.finish();
 }
