@@ -4,25 +4,18 @@
     extract.py REPO               list the snapshots: stamp, profile, kind, sources
     extract.py REPO STAMP DIR     restore one as DIR/<source>/...; DIR must be empty or absent
 
-Written from docs/format.md alone, which explains the words and keys. Damage ends the run with a line on
-stderr and exit code 1, and leaves DIR incomplete. Owners, set-id bits and devices need root; what else the
-system refuses is noted on stderr. Needs Python 3.11 on Linux, and: pip install blake3 cbor2 zstandard
-For an encrypted repository unseal.py must lie beside this file; it says what else is needed.
+Written from docs/format.md alone, which explains the words and keys. Damage ends the run with a line on stderr and exit
+code 1, and leaves DIR incomplete. Owners, set-id bits and devices need root; what else the system refuses is noted on stderr.
+For an encrypted repository unseal.py must lie beside. Needs Python 3.11 on Linux, and: pip install blake3 cbor2 zstandard
 """
 
-import glob
-import json
-import os
-import re
-import stat
-import struct
-import sys
+import glob, json, os, re, stat, struct, sys  # noqa: E401
 
 import cbor2
 import zstandard
 from blake3 import blake3
 
-FORMATS, LENGTHS, ENCODINGS = range(1), ((32, 35), (35, 38), (38, 39)), (0, 1, 3, 18, 20, 34, 36, 50, 52, 66, 68)
+FORMATS, LENGTHS, ENCODINGS = range(1), ((32, 35), (35, 38), (38, 39)), (0, 1, 3, 5, 18, 20, 34, 36, 50, 52, 66, 68)
 MAX_FILE = 1 << 30  # of what is read at once: the format sets no bound, but no file shall fill the memory
 PACK = r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}"
 STAMP, SOURCE, NAME = "[0-9]{8}T[0-9]{6}Z", "[a-z][a-z0-9_]*", rb"(?!\.{1,2}\Z)[^/\0]+"
@@ -107,6 +100,16 @@ def planes(data, size):
     return bytes(result)
 
 
+def runs(data, size):
+    end = 2 + 4 * struct.unpack_from("<H", data)[0]
+    length, places = struct.unpack_from("<I", data, end)[0], list(struct.iter_unpack("<HH", data[2:end]))
+    rest, floats, result = data[end + 4 : end + 4 + length], 4 * sum(words for _, words in places), b""
+    rest, words = rest if length == size - floats else unzip(rest, size - floats), planes(data[end + 4 + length :], floats)
+    for gap, count in places:
+        result, rest, words = result + rest[:gap] + words[: 4 * count], rest[gap:], words[4 * count :]
+    return result + rest
+
+
 class Repository:
     def __init__(self, path):
         self.path, self.places = path, {}
@@ -134,8 +137,8 @@ class Repository:
     def show(self, stamp):
         manifest = self.snapshot(stamp)
         if manifest:
-            names = (source["name"] for source in manifest["sources"])
-            say(f"{stamp}  {manifest.get('profile')}  {manifest.get('kind')}  {','.join(names)}", sys.stdout)
+            names = ",".join(source["name"] for source in manifest["sources"])
+            say(f"{stamp}  {manifest.get('profile')}  {manifest.get('kind')}  {names}", sys.stdout)
 
     def snapshot(self, stamp):
         """A snapshot's proven manifest; None while only the snapshot's name has arrived."""
@@ -193,7 +196,8 @@ class Repository:
             if encoding & 15 == 4:
                 mask = int.from_bytes(prefix[:plain].ljust(plain, b"\0"))
                 return (int.from_bytes(unzip(data, plain)) ^ mask).to_bytes(plain)
-            return planes(data, plain) if encoding == 3 else unzip(data, plain, prefix) if encoding else data
+            apart = {3: planes, 5: runs}.get(encoding)
+            return apart(data, plain) if apart else unzip(data, plain, prefix) if encoding else data
         except (zstandard.ZstdError, struct.error, ValueError, TypeError):
             return None
 
@@ -218,12 +222,10 @@ class Repository:
         self.load_places()
         for source in manifest["sources"]:
             for entry in filter(None, [source.get("root"), *source.get("sidecars", ())]):
-                parent, name = os.fsencode(target), source["name"].encode()
-                entry = parse_entry(entry, source["name"])
-                if entry["k"] != DIRECTORY:
-                    parent, name = os.path.join(parent, name), entry["n"]
-                    os.makedirs(parent, exist_ok=True)
-                self.restore_entry(entry, parent, name, {})
+                place, entry = os.path.join(target, source["name"]), parse_entry(entry, source["name"])
+                parent, name = os.path.split(place) if entry["k"] == DIRECTORY else (place, entry["n"])
+                os.makedirs(parent, exist_ok=True)
+                self.restore_entry(entry, os.fsencode(parent), os.fsencode(name), {})
 
     def restore_entry(self, entry, parent, name, links):
         check(re.fullmatch(NAME, name), f"{os.fsdecode(parent)}: the name {name} is not allowed")
@@ -251,10 +253,8 @@ class Repository:
     def write_content(self, entry, out, what):
         runs = entry.get("h", [[0, entry["z"]]])
         room, runs, end, left = sum(length for _, length in runs), iter(runs), 0, 0
-        if "q" in entry:
-            chunks = self.items(0, what, *decode(ROOT.unpack, entry["q"], what)[:2], room)
-        else:
-            chunks = parse_pairs(entry["c"], LENGTH, room, what)
+        root = "q" in entry and decode(ROOT.unpack, entry["q"], what)[:2]
+        chunks = self.items(0, what, *root, room) if root else parse_pairs(entry["c"], LENGTH, room, what)
         for id, length in chunks:
             data = memoryview(self.chunk(id, what, length))
             while data:

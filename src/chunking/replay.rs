@@ -76,7 +76,7 @@ pub fn replay(
             // The first byte behind a cut has a say in it. Equal chunks that follow each other tell of themselves.
             let rest = bytes.get(at..).unwrap_or_default();
             let is_cut = (is_same && id_at(number + 1).is_some_and(|(_, is_same)| is_same))
-                || match if is_same { None } else { before(number) } {
+                || match if is_same || cuts != Cuts::ByContent { None } else { before(number) } {
                     None => is_same && cutter.ends_as_before(cuts, rest.get(..len).unwrap_or_default(), rest),
                     Some(before) => before.len() == len && cutter.ends_as_before(cuts, &before, rest),
                 }

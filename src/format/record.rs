@@ -17,6 +17,8 @@ pub enum Method {
     Xor,
     /// The bytes at places equal modulo four apart, each of the four planes as it is or as a zstd frame.
     Planes,
+    /// Runs of numbers by planes, apart from what lies between them.
+    Runs,
 }
 
 /// The encoding byte: low nibble the method, high nibble the number of bases (0 to 4).
@@ -30,6 +32,7 @@ impl Encoding {
     pub const RAW: Self = Self { method: Method::Raw, bases: 0 };
     pub const ZSTD: Self = Self { method: Method::Zstd, bases: 0 };
     pub const PLANES: Self = Self { method: Method::Planes, bases: 0 };
+    pub const RUNS: Self = Self { method: Method::Runs, bases: 0 };
 
     /// A difference to so many bases.
     pub fn difference(method: Method, bases: usize) -> Option<Self> {
@@ -50,6 +53,7 @@ impl Encoding {
             Method::Delta => 2,
             Method::Planes => 3,
             Method::Xor => 4,
+            Method::Runs => 5,
         };
         self.bases << 4 | method
     }
@@ -62,6 +66,7 @@ impl Encoding {
             2 => Method::Delta,
             3 => Method::Planes,
             4 => Method::Xor,
+            5 => Method::Runs,
             other => return Err(FormatError::invalid("chunk record", format!("unknown encoding {other}"))),
         };
         let bases = byte >> 4;

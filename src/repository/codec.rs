@@ -1,6 +1,6 @@
 //! From a chunk's bytes to its stored bytes and back.
 
-use super::planes;
+use super::{float_runs, planes};
 use crate::format::{Encoding, Method};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -17,6 +17,8 @@ const SMALL_TABLE: u32 = 11;
 const PROBE_BYTES: usize = 4096;
 /// Little differs if it is at most this part of all words (1/16).
 const LITTLE: usize = 16;
+/// Planes that save a fifth of a whole chunk are better than those of runs in it.
+const STRONG: (usize, usize) = (4, 5);
 /// Compression is kept where it saves at least this part (1/32, about 3 %).
 const WORTH: usize = 32;
 thread_local! {
@@ -28,34 +30,34 @@ thread_local! {
 
 /// Encodes a chunk by itself: what saves clearly and reads back, else raw.
 pub fn encode(plain: &[u8]) -> (Encoding, Vec<u8>) {
+    let checked = |encoding: Encoding, stored: Option<Vec<u8>>| {
+        let stored = stored.filter(|stored| is_worth(stored.len(), plain.len()))?;
+        reads_back(encoding, &stored, plain).then_some((encoding, stored))
+    };
+    let by_planes = |worth| checked(Encoding::PLANES, planes::encode(plain, worth, &code_entropy));
+    let by_zstd = || checked(Encoding::ZSTD, compress(plain));
     // The sample's planes are the chunk's only if it begins at a multiple of four.
     let from = (plain.len() / 2).saturating_sub(PROBE_BYTES / 2) / 4 * 4;
-    let probe = plain.get(from..).and_then(|rest| rest.get(..PROBE_BYTES));
-    let by_zstd = |plain: &[u8]| compress(plain).filter(|stored| is_worth(stored.len(), plain.len()));
-    let (planes, tries_zstd) = match probe {
-        None => (None, true),
+    let encoded = match plain.get(from..).and_then(|rest| rest.get(..PROBE_BYTES)) {
+        None => by_zstd(),
         Some(probe) => {
             let planes = planes::estimate(probe);
-            if planes.are_floats() && is_worth(planes.bytes, probe.len()) {
-                (Some(planes.worth), true)
+            let are_worth = is_worth(planes.bytes, probe.len());
+            if planes.are_floats() && are_worth {
+                by_planes(planes.worth).or_else(by_zstd)
+            } else if planes.bytes * STRONG.1 > probe.len() * STRONG.0
+                && let Some(stored) = float_runs::encode(plain, &code_entropy, &compress)
+            {
+                checked(Encoding::RUNS, Some(stored)).or_else(by_zstd)
             } else {
                 let zstd = compress(probe).map_or(probe.len(), |stored| stored.len());
-                let is_better = planes.bytes < zstd && is_worth(planes.bytes, probe.len());
-                (is_better.then_some(planes.worth), is_worth(zstd, probe.len()))
+                let is_better = planes.bytes < zstd && are_worth;
+                let by_planes = if is_better { by_planes(planes.worth) } else { None };
+                by_planes.or_else(|| if is_worth(zstd, probe.len()) { by_zstd() } else { None })
             }
         }
     };
-    if let Some(worth) = planes
-        && let Some(stored) = planes::encode(plain, worth, &code_entropy)
-        && is_worth(stored.len(), plain.len())
-        && reads_back(Encoding::PLANES, &stored, plain)
-    {
-        return (Encoding::PLANES, stored);
-    }
-    match if tries_zstd { by_zstd(plain) } else { None } {
-        Some(stored) if reads_back(Encoding::ZSTD, &stored, plain) => (Encoding::ZSTD, stored),
-        _ => (Encoding::RAW, plain.to_vec()),
-    }
+    encoded.unwrap_or_else(|| (Encoding::RAW, plain.to_vec()))
 }
 
 fn reads_back(encoding: Encoding, stored: &[u8], plain: &[u8]) -> bool {
@@ -147,6 +149,9 @@ pub fn decode(encoding: Encoding, stored: Cow<'_, [u8]>, plain_len: u32) -> Resu
         Method::Zstd => decompress(&stored, &[], plain_len as usize)?.into(),
         Method::Planes => {
             planes::decode(&stored, plain_len as usize, &|part, len| decompress(part, &[], len))?.into()
+        }
+        Method::Runs => {
+            float_runs::decode(&stored, plain_len as usize, &|part, len| decompress(part, &[], len))?.into()
         }
         Method::Delta | Method::Xor => return Err("a difference without its bases".into()),
     };
@@ -251,6 +256,7 @@ mod tests {
         ) {
             drop(decode(Encoding::ZSTD, stored.as_slice().into(), len));
             drop(decode(Encoding::PLANES, stored.as_slice().into(), len));
+            drop(decode(Encoding::RUNS, stored.as_slice().into(), len));
             drop(decode_difference(Method::Delta, &stored, &base, len));
             drop(decode_difference(Method::Xor, &stored, &base, len));
         }
@@ -289,6 +295,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn vectors_in_rows_go_by_planes_of_their_own() {
+        let mut plain = Vec::new();
+        for (number, vector) in floats(384 * 20).chunks(384 * 4).enumerate() {
+            plain.extend_from_slice(
+                format!("row {number} of a table, of document {}, ", number * number).as_bytes(),
+            );
+            plain.extend_from_slice(vector);
+            plain.extend_from_slice(&b"and the text to which it belongs. ".repeat(15));
+        }
+        let (encoding, stored) = encode(&plain);
+        assert_eq!(encoding, Encoding::RUNS);
+        assert_eq!(decode(encoding, stored.as_slice().into(), plain.len() as u32).unwrap(), plain);
+        let by_zstd = super::compress(&plain).unwrap().len();
+        assert!(stored.len() * 100 < by_zstd * 92, "{} against {by_zstd}", stored.len());
     }
 
     #[test]

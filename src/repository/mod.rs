@@ -12,6 +12,7 @@ mod doomed;
 mod error;
 mod file_reader;
 mod finder;
+mod float_runs;
 mod index_writer;
 mod keys;
 mod location;
@@ -20,6 +21,7 @@ mod open;
 mod pack_writer;
 mod planes;
 mod rocks_table;
+
 mod sealing;
 mod snapshots;
 mod trailers;

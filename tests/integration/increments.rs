@@ -17,6 +17,19 @@ fn vectors(records: usize) -> Vec<u8> {
     bytes
 }
 
+/// Vectors among other things, each where it happens to lie, as in rows of a table.
+fn rows(count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (number, record) in vectors(count).chunks_exact(1676).enumerate() {
+        bytes.extend_from_slice(
+            format!("row {number}: the vector of document-{}", number * number).as_bytes(),
+        );
+        bytes.extend_from_slice(&record[132..1668]);
+        bytes.extend_from_slice(b"and the text that belongs to it, which is longer. ".repeat(12).as_slice());
+    }
+    bytes
+}
+
 /// The chunks and their encodings, by the trailers of the packs that hold data.
 fn encodings(scratch: &Scratch) -> Vec<(u8, u32, u32)> {
     let mut found = Vec::new();
@@ -257,15 +270,16 @@ fn the_script_reads_differences_and_planes() {
     scratch.backup(&["d=live"]);
     bytes.iter_mut().step_by(70_001).for_each(|byte| *byte ^= 1);
     put(&path, &bytes);
+    scratch.file("live/rows", rows(400));
     put(&other, [b"moved on".as_slice(), &text[..400_000], &text[401_000..]].concat());
     settle();
     let second = scratch.backup(&["d=live"]);
     let kinds: std::collections::BTreeSet<u8> =
         encodings(&scratch).iter().map(|(encoding, ..)| encoding & 15).collect();
-    assert!([1, 2, 3, 4].iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
+    assert!([1, 2, 3, 4, 5].iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/extract.py");
     run(Command::new(python).arg(script).arg(scratch.path("repo")).arg(&second).arg(scratch.path("out")));
-    for name in ["vectors", "text"] {
+    for name in ["vectors", "text", "rows"] {
         assert!(
             std::fs::read(scratch.path(&format!("out/d/{name}"))).unwrap()
                 == std::fs::read(scratch.path(&format!("live/{name}"))).unwrap()
