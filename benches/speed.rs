@@ -62,7 +62,8 @@ fn chunking(criterion: &mut Criterion) {
             before.push(at..at + chunk.len as usize);
             at += chunk.len as usize;
         }
-        let mut old = |number: usize| has_old_bytes.then(|| Arc::new(bytes[before[number].clone()].to_vec()));
+        let mut old =
+            |number: usize, _: &Id| has_old_bytes.then(|| Arc::new(bytes[before[number].clone()].to_vec()));
         replay(&cutter, Cuts::ByContent, now, known, false, &mut old)
     };
     group

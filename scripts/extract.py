@@ -103,11 +103,12 @@ def planes(data, size):
 def runs(data, size):
     end = 2 + 4 * struct.unpack_from("<H", data)[0]
     length, places = struct.unpack_from("<I", data, end)[0], list(struct.iter_unpack("<HH", data[2:end]))
-    rest, floats, result = data[end + 4 : end + 4 + length], 4 * sum(words for _, words in places), b""
-    rest, words = rest if length == size - floats else unzip(rest, size - floats), planes(data[end + 4 + length :], floats)
+    part, floats, parts = data[end + 4 : end + 4 + length], 4 * sum(words for _, words in places), []
+    rest = part if length == size - floats else unzip(part, max(size - floats, 0))
+    rest, words = memoryview(rest), memoryview(planes(data[end + 4 + length :], min(floats, size)))
     for gap, count in places:
-        result, rest, words = result + rest[:gap] + words[: 4 * count], rest[gap:], words[4 * count :]
-    return result + rest
+        parts, rest, words = [*parts, rest[:gap], words[: 4 * count]], rest[gap:], words[4 * count :]
+    return b"".join([*parts, rest])
 
 
 class Repository:
@@ -261,8 +262,7 @@ class Repository:
                 while not left:
                     offset, left = next(runs)
                     check(end <= offset <= entry["z"] - left, f"{what}: data overlaps or leaves the file")
-                    end = offset + left
-                    out.seek(offset)
+                    end = out.seek(offset) + left
                 count = out.write(data[:left])
                 data, left = data[count:], left - count
         out.truncate(entry["z"])

@@ -58,7 +58,8 @@ impl Buffer {
         self.len = self.len.min(len);
     }
 
-    fn reserve(&mut self, len: usize) {
+    /// Makes room for so many bytes in all.
+    pub fn reserve(&mut self, len: usize) {
         if self.bytes.len() >= len {
             return;
         }
@@ -81,6 +82,9 @@ impl Deref for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.bytes.is_empty() {
+            return;
+        }
         let mut waiting = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.iter().map(Vec::len).sum::<usize>() + self.bytes.len() <= MOST_BYTES {
             waiting.push(std::mem::take(&mut self.bytes));

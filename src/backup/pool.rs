@@ -4,6 +4,7 @@ use super::buffers::{Buffer, Buffers};
 use super::old::Old;
 use crate::chunking::{Cuts, Cutter, replay};
 use crate::format::{ChunkRef, PackKind};
+use crate::id::Id;
 use crate::repository::{Before, ChunkWriter, NewChunk, RepositoryError};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -132,13 +133,17 @@ fn compare(
 ) -> Reply {
     let first = range.start;
     let mut read = HashMap::new();
-    let mut before = |number: usize| {
+    let mut old_bytes = |number: usize, id: &Id| {
+        // What is kept already needs no base.
+        if writer.knows(id) {
+            return None;
+        }
         let bases = writer.bases(old.range(first + number..first + number + 1));
         let was = bases.was();
         read.insert(number, bases);
         was
     };
-    let replayed = replay(cutter, cuts, bytes, &old.recorded(range), last, &mut before);
+    let replayed = replay(cutter, cuts, bytes, &old.recorded(range), last, &mut old_bytes);
     let changed = replayed.pieces.iter().filter(|piece| !piece.is_same);
     let new: Vec<NewChunk<'_>> = changed
         .map(|piece| {

@@ -191,7 +191,8 @@ impl<'r> TreeRecorder<'r> {
             let cut: usize = lengths.iter().sum();
             let mut next = self.pool.buffers().get();
             if !last {
-                capacity = BUFFER_BYTES;
+                capacity = BUFFER_BYTES.max(2 * self.cutter.longest());
+                next.reserve(capacity);
                 next.extend(buffer.get(cut..).unwrap_or_default());
                 buffer.truncate(cut);
             }

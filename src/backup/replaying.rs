@@ -131,8 +131,9 @@ impl Replaying<'_> {
             if self.progress.interrupted() {
                 return Err(CaptureError::Interrupted);
             }
-            let mut bytes = stream.next(SEARCH_BYTES).map_err(CaptureError::Reading)?;
-            let last = bytes.len() < SEARCH_BYTES;
+            let wanted = SEARCH_BYTES.max(2 * self.cutter.longest());
+            let mut bytes = stream.next(wanted).map_err(CaptureError::Reading)?;
+            let last = bytes.len() < wanted;
             let (mut lengths, mut cut, mut found, mut known) = (Vec::new(), 0, None, None);
             while let Some(len) = self.cutter.next(self.cuts, bytes.get(cut..).unwrap_or_default(), last) {
                 let number =

@@ -115,6 +115,11 @@ impl Cutter {
         (len > 0 && is_told).then_some(len)
     }
 
+    /// So many bytes has a chunk at most.
+    pub fn longest(&self) -> usize {
+        self.sizes.max as usize
+    }
+
     /// The bounds of a chunk's length.
     pub(super) fn sizes(&self) -> Sizes {
         self.sizes

@@ -7,4 +7,4 @@ mod replay;
 
 pub use boundaries::{Recorded, compare_at_boundaries, read_up_to};
 pub use content_defined::{Cuts, Cutter, Gear, Sizes};
-pub use replay::{Before, LOOKAHEAD_BYTES, Piece, Replayed, replay};
+pub use replay::{LOOKAHEAD_BYTES, OldBytes, Piece, Replayed, replay};

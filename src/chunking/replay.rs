@@ -1,7 +1,8 @@
 //! Cuts a changed content where it was cut before, as far as its bytes allow, so that what didn't change needs hashing only.
 //!
 //! A cut depends on nothing but the bytes between it and the cut before, and on the byte behind it. So from a recorded cut on,
-//! chunks that are equal, and followed by what followed them, are what a fresh cutting finds; where one isn't, the content is cut anew from its beginning until a cut meets a recorded one.
+//! chunks that are equal, and followed by what followed them, are what a fresh cutting finds. Where one isn't, its cut may still be
+//! one, which `changed_in_place` tells; else the content is cut anew from its beginning until a cut meets a recorded one.
 
 use super::boundaries::Recorded;
 use super::content_defined::{Cuts, Cutter};
@@ -33,19 +34,19 @@ pub struct Replayed {
 /// Bytes behind the last recorded chunk that tell whether its cut is still one.
 pub const LOOKAHEAD_BYTES: usize = 64;
 
-/// Finds the bytes of a recorded chunk by its number, if that is cheap.
-pub type Before<'b> = &'b mut dyn FnMut(usize) -> Option<Arc<Vec<u8>>>;
+/// Finds the bytes of a recorded chunk by its number, if that is cheap; the id is that of what lies there now.
+pub type OldBytes<'b> = &'b mut dyn FnMut(usize, &Id) -> Option<Arc<Vec<u8>>>;
 
 /// Compares `bytes`, which begin at a recorded cut, with what is recorded from there on. They go on to the end of the last
 /// recorded chunk, and for `LOOKAHEAD_BYTES` behind it; or, with `last`, to the end of the content, wherever that is. Of a chunk that
-/// differs `before` is asked for the bytes that it had: with them only what lies about its changes has to be looked at for a cut.
+/// differs `old_bytes` is asked for those that it had: with them only what lies about its changes has to be looked at for a cut.
 pub fn replay(
     cutter: &Cutter,
     cuts: Cuts,
     bytes: &[u8],
     recorded: &[Recorded],
     last: bool,
-    before: Before<'_>,
+    old_bytes: OldBytes<'_>,
 ) -> Replayed {
     let mut starts = Vec::with_capacity(recorded.len() + 1);
     starts.push(0);
@@ -76,7 +77,7 @@ pub fn replay(
             // The first byte behind a cut has a say in it. Equal chunks that follow each other tell of themselves.
             let rest = bytes.get(at..).unwrap_or_default();
             let is_cut = (is_same && id_at(number + 1).is_some_and(|(_, is_same)| is_same))
-                || match if is_same || cuts != Cuts::ByContent { None } else { before(number) } {
+                || match if is_same || cuts != Cuts::ByContent { None } else { old_bytes(number, &id) } {
                     None => is_same && cutter.ends_as_before(cuts, rest.get(..len).unwrap_or_default(), rest),
                     Some(before) => before.len() == len && cutter.ends_as_before(cuts, &before, rest),
                 }
@@ -159,13 +160,41 @@ mod tests {
                 new.copy_within(from - count..from, to - count);
             }
             let mut asked = 0;
-            let replayed = replay(&cutter, Cuts::ByContent, &new, &recorded, true, &mut |number| {
+            let replayed = replay(&cutter, Cuts::ByContent, &new, &recorded, true, &mut |number, _| {
                 asked += 1;
                 was(&old, &recorded, number)
             });
             let found: Vec<Recorded> = replayed.pieces.iter().map(|piece| Recorded { id: piece.id, len: piece.len as u32 }).collect();
             assert_eq!(found, fresh(&cutter, Cuts::ByContent, &new));
             assert!(asked > 0 || new == old);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        /// What is told by the bytes about changes is what a cutting says, however the content goes on or ends.
+        #[test]
+        fn a_cut_that_stays_is_one(
+            seed in any::<u64>(), is_dull in any::<bool>(), wanted in prop::sample::select(vec![64usize, 65, 66, 300, 1021, 1022, 1023, 1024]),
+            ends in any::<bool>(), behind in 0usize..5, last in any::<bool>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let cutter = Cutter::new(SIZES, 0);
+            let mut bytes = noise(1100, seed);
+            if is_dull {
+                bytes.iter_mut().for_each(|byte| *byte &= 1);
+            }
+            // Cut by content, or by the end of what there was.
+            let before = if ends { &bytes[..wanted] } else { &bytes[..] };
+            let len = cutter.next(Cuts::ByContent, before, true).unwrap();
+            let mut now = bytes[..(len + behind).min(bytes.len())].to_vec();
+            for (at, byte) in changes {
+                let at = at.index(now.len());
+                now[at] = byte;
+            }
+            if cutter.ends_as_before(Cuts::ByContent, &bytes[..len], &now) {
+                assert_eq!(cutter.next(Cuts::ByContent, &now, last), Some(len));
+            }
         }
     }
 
@@ -197,7 +226,7 @@ mod tests {
             }
             let expected = fresh(&cutter, cuts, &new);
             let found = |bytes: &[u8], recorded: &[Recorded], last: bool| {
-                let replayed = replay(&cutter, cuts, bytes, recorded, last, &mut |number| was(&old, recorded, number));
+                let replayed = replay(&cutter, cuts, bytes, recorded, last, &mut |number, _| was(&old, recorded, number));
                 let mut at = 0;
                 for piece in &replayed.pieces {
                     assert_eq!(piece.start, at);
@@ -239,7 +268,7 @@ mod tests {
             &new[..end + LOOKAHEAD_BYTES],
             &recorded[..200],
             false,
-            &mut |_| None,
+            &mut |_, _| None,
         );
         assert_eq!(replayed.resolved, end);
         assert!(replayed.pieces.iter().filter(|piece| !piece.is_same).count() <= 9);

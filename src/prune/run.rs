@@ -7,7 +7,7 @@ use crate::backend::ErrorKind;
 use crate::format::{Doomed, DoomedKind, Key};
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::reach::Survey;
+use crate::reach::{PackState, Survey};
 use crate::repository::{Condemned, Repository, RepositoryError, Snapshot, Snapshots};
 use crate::stamp::{Stamp, now_nanos};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -46,13 +46,12 @@ pub fn preview(
     grace: Option<Duration>,
     progress: &dyn Progress,
 ) -> Result<Pruned, RepositoryError> {
-    let snapshots = repository.snapshots()?;
-    arriving(repository, &snapshots, || repository.has_users())?;
+    let mut snapshots = repository.snapshots()?;
+    let caution = caution(repository, &mut snapshots, grace, &|| repository.has_users())?;
     let condemned = repository.condemned()?;
     let survey = sound_survey(repository, staying, &condemned, progress)?;
-    let grace = grace.map_or(Grace::Now, Grace::For);
     let mut pruned = Pruned::default();
-    for (pack, fate) in survey.packs.iter().zip(fates(&survey.packs, grace, now_nanos())) {
+    for (pack, fate) in survey.packs.iter().zip(caution.fates(&survey.packs, now_nanos())) {
         match fate {
             Fate::Stays => {}
             Fate::Pardoned => pruned.pardoned_files += 1,
@@ -92,20 +91,13 @@ pub fn prune(
     let _alone = repository.lock("prune", options.patience)?;
     let _no_others =
         options.grace.is_none().then(|| repository.lock_out_others(options.patience)).transpose()?;
-    let mut snapshots = repository.snapshots()?;
+    let is_in_use = || Ok(options.grace.is_some() && repository.has_users()?);
     // A run that isn't published yet has packs that nobody needs so far.
-    let is_in_use = options.grace.is_some() && repository.has_users()?;
-    let mut pruned = Pruned::default();
-    let mut grace = options.grace.map_or(Grace::Now, Grace::For);
-    if let Some(arriving) = arriving(repository, &snapshots, || Ok(is_in_use))? {
-        pruned.warnings.push(format!(
-            "snapshot {arriving} is still arriving: what it needs isn't known, so nothing is deleted that was not condemned before"
-        ));
-        // Where no name is there at all, what was condemned may be needed too.
-        if grace == Grace::Now || snapshots.arriving.is_empty() {
-            grace = Grace::For(Duration::MAX);
-        }
-    }
+    let was_in_use = is_in_use()?;
+    let mut snapshots = repository.snapshots()?;
+    let mut caution = caution(repository, &mut snapshots, options.grace, &is_in_use)?;
+    caution.is_in_use |= was_in_use;
+    let mut pruned = Pruned { warnings: caution.warnings(), ..Pruned::default() };
     let condemned = repository.condemned()?;
     let stays = |snapshot: &&Snapshot| !going.contains(&snapshot.stamp) || snapshot.pinned;
     let staying: Vec<&Snapshot> = snapshots.list.iter().filter(stays).collect();
@@ -127,13 +119,7 @@ pub fn prune(
         let staying: Vec<&Snapshot> = snapshots.list.iter().collect();
         survey = sound_survey(repository, &staying, &condemned, progress)?;
     }
-    if is_in_use {
-        pruned.warnings.push(
-            "another run is using the repository: what nobody needs so far is condemned by a later prune"
-                .into(),
-        );
-    }
-    let run = Run { repository, survey: &survey, grace, is_in_use, now_ns: now_nanos(), progress };
+    let run = Run { repository, survey: &survey, caution, now_ns: now_nanos(), progress };
     run.carry_out(&snapshots, &condemned, &mut pruned)?;
     if pruned.held_files > 0 {
         pruned.warnings.push(format!(
@@ -162,44 +148,95 @@ fn sound_survey(
     }
 }
 
-/// A snapshot whose needs aren't known yet. What a damaged name hides may be needed, which is an error.
-fn arriving(
+/// What keeps a prune from freeing all that it might.
+struct Caution {
+    grace: Grace,
+    /// Somebody may be about to publish: nothing new is condemned.
+    is_in_use: bool,
+    /// What it needs isn't known yet.
+    arriving: Option<Stamp>,
+    /// There are no others.
+    is_first: bool,
+}
+
+impl Caution {
+    fn fates(&self, packs: &[PackState], now_ns: i64) -> Vec<Fate> {
+        let mut fates = fates(packs, self.grace, now_ns);
+        for (pack, fate) in packs.iter().zip(&mut fates) {
+            if self.is_in_use && *fate == Fate::Doomed && pack.doomed_since.is_none() {
+                *fate = Fate::Stays;
+            }
+        }
+        fates
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let arriving = self.arriving.map(|stamp| {
+            let except = if self.is_first { "" } else { " that was not condemned before" };
+            format!(
+                "snapshot {stamp} is still arriving: what it needs isn't known, so nothing is deleted{except}"
+            )
+        });
+        let used =
+            "another run is using the repository: what nobody needs so far is condemned by a later prune";
+        arriving.into_iter().chain(self.is_in_use.then(|| used.to_owned())).collect()
+    }
+}
+
+/// Looks at what names say, and reads them again where that is called for. What a damaged name hides may be needed, which is an error.
+fn caution(
     repository: &Repository,
-    snapshots: &Snapshots,
-    is_in_use: impl FnOnce() -> Result<bool, RepositoryError>,
-) -> Result<Option<Stamp>, RepositoryError> {
+    snapshots: &mut Snapshots,
+    grace: Option<Duration>,
+    is_in_use: &dyn Fn() -> Result<bool, RepositoryError>,
+) -> Result<Caution, RepositoryError> {
+    let grace = grace.map_or(Grace::Now, Grace::For);
+    let mut caution = Caution { grace, is_in_use: false, arriving: None, is_first: false };
+    if snapshots.list.is_empty()
+        && snapshots.arriving.is_empty()
+        && snapshots.damaged.is_empty()
+        && let Some((path, stamp)) = any_manifest(repository)?
+    {
+        // A first snapshot's manifest is there before its name: its run is there too, or has given it the name meanwhile.
+        caution.is_in_use = is_in_use()?;
+        *snapshots = repository.snapshots()?;
+        if snapshots.list.is_empty() && snapshots.arriving.is_empty() && snapshots.damaged.is_empty() {
+            if !caution.is_in_use {
+                // A directory that is empty by mistake must not cost everything.
+                let detail = format!("it names nothing, but there is {path}");
+                return Err(RepositoryError::damaged("snapshots", detail));
+            }
+            // What was condemned may be needed too.
+            let grace = Grace::For(Duration::MAX);
+            return Ok(Caution { grace, arriving: Some(stamp), is_first: true, ..caution });
+        }
+    }
     if let Some((file, detail)) = snapshots.damaged.first() {
         return Err(RepositoryError::damaged(
             file,
             format!("it hides a snapshot, and what that needs: {detail}"),
         ));
     }
-    if !snapshots.list.is_empty() || !snapshots.arriving.is_empty() {
-        return Ok(snapshots.arriving.first().copied());
+    caution.arriving = snapshots.arriving.first().copied();
+    if caution.arriving.is_some() && grace == Grace::Now {
+        caution.grace = Grace::For(Duration::MAX);
     }
-    // A directory that is empty by mistake must not cost everything; but a first snapshot's manifest is there before its name.
-    for (path, _) in repository.backend().list("manifests")? {
-        if let Some(Key::Manifest(id)) = Key::parse(&path)
-            && let Ok(manifest) = repository.read_manifest(&id)
-        {
-            if is_in_use()? || repository.backend().has(&Key::Snapshot(manifest.stamp).path())? {
-                return Ok(Some(manifest.stamp));
-            }
-            return Err(RepositoryError::damaged(
-                "snapshots",
-                format!("it names nothing, but there is {path}"),
-            ));
-        }
-    }
-    Ok(None)
+    Ok(caution)
+}
+
+/// A manifest that can be read.
+fn any_manifest(repository: &Repository) -> Result<Option<(String, Stamp)>, RepositoryError> {
+    let listed = repository.backend().list("manifests")?;
+    Ok(listed.into_iter().find_map(|(path, _)| match Key::parse(&path)? {
+        Key::Manifest(id) => repository.read_manifest(&id).ok().map(|manifest| (path, manifest.stamp)),
+        _ => None,
+    }))
 }
 
 struct Run<'a> {
     repository: &'a Repository,
     survey: &'a Survey,
-    grace: Grace,
-    /// Somebody may be about to publish.
-    is_in_use: bool,
+    caution: Caution,
     now_ns: i64,
     progress: &'a dyn Progress,
 }
@@ -211,12 +248,7 @@ impl Run<'_> {
         condemned: &Condemned,
         pruned: &mut Pruned,
     ) -> Result<(), RepositoryError> {
-        let mut fates = fates(&self.survey.packs, self.grace, self.now_ns);
-        for (pack, fate) in self.survey.packs.iter().zip(&mut fates) {
-            if self.is_in_use && *fate == Fate::Doomed && pack.doomed_since.is_none() {
-                *fate = Fate::Stays;
-            }
-        }
+        let fates = self.caution.fates(&self.survey.packs, self.now_ns);
         let of_fate = |wanted: Fate| {
             let packs = self.survey.packs.iter().zip(&fates).filter(move |(_, fate)| **fate == wanted);
             packs.map(|(pack, _)| pack.id).collect::<Vec<Id>>()
@@ -242,7 +274,7 @@ impl Run<'_> {
         }
         self.orphans(snapshots, &mut list)?;
         self.condemn(condemned, &list)?;
-        if self.grace == Grace::Now {
+        if self.caution.grace == Grace::Now {
             let emptied: Vec<Id> = moved.emptied.into_iter().collect();
             self.delete_packs(&emptied, &mut list, pruned)?;
         }
@@ -375,7 +407,7 @@ impl Run<'_> {
             .iter()
             .map(|((kind, id), since_ns)| Doomed { kind: *kind, id: *id, since_ns: *since_ns })
             .filter(|doomed| doomed.kind != DoomedKind::Pack)
-            .filter(|doomed| self.grace.is_over(doomed.since_ns, self.now_ns))
+            .filter(|doomed| self.caution.grace.is_over(doomed.since_ns, self.now_ns))
             .collect();
         for doomed in over {
             // Published meanwhile.

@@ -312,6 +312,9 @@ mod tests {
         assert_eq!(decode(encoding, stored.as_slice().into(), plain.len() as u32).unwrap(), plain);
         let by_zstd = super::compress(&plain).unwrap().len();
         assert!(stored.len() * 100 < by_zstd * 92, "{} against {by_zstd}", stored.len());
+        // A row that was written again and again is better told by zstd.
+        let again = plain[..3000].repeat(8);
+        assert_eq!(encode(&again).0, Encoding::ZSTD);
     }
 
     #[test]

@@ -21,7 +21,6 @@ mod open;
 mod pack_writer;
 mod planes;
 mod rocks_table;
-
 mod sealing;
 mod snapshots;
 mod trailers;

@@ -242,6 +242,11 @@ impl<'r> ChunkWriter<'r> {
         std::mem::replace(pack, next)
     }
 
+    /// The index knows it, in a pack that is there to stay. False where that can't be told.
+    pub fn knows(&self, id: &Id) -> bool {
+        self.repository.index().is_ok_and(|index| index.holds(id).unwrap_or(false))
+    }
+
     fn is_kept(&self, id: &Id) -> Result<bool, RepositoryError> {
         match (self.repository.index()?.holds(id)?, self.trust) {
             (false, _) => Ok(false),
