@@ -77,14 +77,14 @@ fn find(plain: &[u8]) -> Vec<Range<usize>> {
     runs
 }
 
-/// Vectors come more than once, as where a record was written again and again: zstd finds that. The least of its words tells a run,
-/// wherever it was taken to begin.
+/// Vectors come more than once, as where a record was written again and again: zstd finds that. The greatest of its words (as whole
+/// numbers: the least of its negative floats) tells a run, wherever it was taken to begin; digits beside it are smaller.
 fn repeat(plain: &[u8], runs: &[Range<usize>]) -> bool {
-    let least = |run: &Range<usize>| {
+    let greatest = |run: &Range<usize>| {
         let words = plain.get(run.clone()).unwrap_or_default().as_chunks::<WORD>().0;
-        words.iter().map(|word| u32::from_le_bytes(*word)).min()
+        words.iter().map(|word| u32::from_le_bytes(*word)).max()
     };
-    let different: HashSet<Option<u32>> = runs.iter().map(least).collect();
+    let different: HashSet<Option<u32>> = runs.iter().map(greatest).collect();
     different.len() * 4 <= runs.len() * 3
 }
 
