@@ -77,14 +77,17 @@ fn find(plain: &[u8]) -> Vec<Range<usize>> {
     runs
 }
 
-/// Vectors come more than once, as where a record was written again and again: zstd finds that. The greatest of its words (as whole
-/// numbers: the least of its negative floats) tells a run, wherever it was taken to begin; digits beside it are smaller.
+/// Vectors come more than once, as where a record was written again and again: zstd finds that. Of all pairs of neighbouring words the
+/// one with the greatest hash tells a run, wherever it was taken to begin (Broder 1997).
 fn repeat(plain: &[u8], runs: &[Range<usize>]) -> bool {
     let greatest = |run: &Range<usize>| {
-        let words = plain.get(run.clone()).unwrap_or_default().as_chunks::<WORD>().0;
-        words.iter().map(|word| u32::from_le_bytes(*word)).max()
+        let words = plain.get(run.clone()).unwrap_or_default().as_chunks::<WORD>().0.iter();
+        let pairs = words.clone().zip(words.skip(1)).map(|(one, other)| {
+            u64::from(u32::from_le_bytes(*one)) << 32 | u64::from(u32::from_le_bytes(*other))
+        });
+        pairs.map(|pair| pair.wrapping_mul(0x9E37_79B9_7F4A_7C15)).max()
     };
-    let different: HashSet<Option<u32>> = runs.iter().map(greatest).collect();
+    let different: HashSet<Option<u64>> = runs.iter().map(greatest).collect();
     different.len() * 4 <= runs.len() * 3
 }
 
