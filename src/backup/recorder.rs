@@ -189,9 +189,10 @@ impl<'r> TreeRecorder<'r> {
             let cuts = *cuts.get_or_insert_with(|| self.cutter.cuts_of(&buffer));
             let lengths = self.cutter.cut(cuts, &buffer, last);
             let cut: usize = lengths.iter().sum();
-            let mut next = self.pool.buffers().get();
+            let mut next = None;
             if !last {
                 capacity = BUFFER_BYTES.max(2 * self.cutter.longest());
+                let next = next.insert(self.pool.buffers().get());
                 next.reserve(capacity);
                 next.extend(buffer.get(cut..).unwrap_or_default());
                 buffer.truncate(cut);
@@ -202,9 +203,7 @@ impl<'r> TreeRecorder<'r> {
                 handed.push(Handed::Promised(self.pool.submit(Arc::new(buffer), work)));
                 at += cut as u64;
             }
-            if last {
-                return Ok(total);
-            }
+            let Some(next) = next else { return Ok(total) };
             buffer = next;
         }
     }

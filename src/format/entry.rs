@@ -133,6 +133,27 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// One that says nothing but its name and what it is.
+    pub fn bare(name: Vec<u8>, kind: EntryKind) -> Self {
+        Self {
+            name,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime_ns: 0,
+            size: 0,
+            link: None,
+            captured: Captured::Plain,
+            state: None,
+            xattrs: Vec::new(),
+            target: Vec::new(),
+            rdev: 0,
+            segments: None,
+            content: Content::Empty,
+        }
+    }
+
     /// The bytes that the content holds: all of a plain file, the runs of a sparse one.
     pub fn content_bytes(&self) -> u64 {
         match &self.segments {

@@ -118,7 +118,6 @@ mod tests {
                 let root = Root { id: Id::of(&name), level: 2, weight: size };
                 let is_sparse = choices[0] && size > 0;
                 Entry {
-                    kind: EntryKind::File,
                     mode: uid & 0o7777,
                     uid,
                     gid,
@@ -133,7 +132,6 @@ mod tests {
                         ctime_ns: -time.abs().max(1),
                     }),
                     xattrs,
-                    target: Vec::new(),
                     rdev: if choices[4] { number } else { 0 },
                     segments: is_sparse.then(|| vec![Segment { offset: 4096, len: size }]),
                     content: match (choices[5], chunks.is_empty()) {
@@ -141,7 +139,7 @@ mod tests {
                         (true, _) => Content::Sequence(root),
                         (false, _) => Content::Chunks(chunks),
                     },
-                    name,
+                    ..Entry::bare(name, EntryKind::File)
                 }
             },
         )
@@ -173,23 +171,7 @@ mod tests {
 
     #[test]
     fn directories_links_and_devices_are_read_and_odd_forms_left_alone() {
-        let plain = Entry {
-            name: b"d".to_vec(),
-            kind: EntryKind::Directory,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            mtime_ns: -1,
-            size: 0,
-            link: None,
-            captured: Captured::Plain,
-            state: None,
-            xattrs: Vec::new(),
-            target: Vec::new(),
-            rdev: 0,
-            segments: None,
-            content: Content::Empty,
-        };
+        let plain = Entry { mode: 0o755, mtime_ns: -1, ..Entry::bare(b"d".to_vec(), EntryKind::Directory) };
         let link = Entry { kind: EntryKind::Symlink, size: 3, target: b"../x".to_vec(), ..plain.clone() };
         let device = Entry { kind: EntryKind::BlockDevice, rdev: 2049, ..plain.clone() };
         let entries = vec![plain, link, device];
@@ -199,5 +181,11 @@ mod tests {
         let odd = [&[0x9f], &bytes[1..], &[0xff]].concat();
         assert_eq!(read_entries(&odd), None);
         assert_eq!(from_cbor::<Vec<Entry>>(&odd, "test").unwrap(), entries);
+        // A key that comes twice: one pair more than the map had, at its end.
+        let mut doubled = to_cbor(&entries[..1].to_vec());
+        doubled[1] += 1;
+        doubled.extend_from_slice(b"\x61u\x00");
+        assert_eq!(read_entries(&doubled), None);
+        assert!(from_cbor::<Vec<Entry>>(&doubled, "test").unwrap_err().to_string().contains("duplicate"));
     }
 }

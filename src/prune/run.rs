@@ -192,15 +192,13 @@ fn caution(
 ) -> Result<Caution, RepositoryError> {
     let grace = grace.map_or(Grace::Now, Grace::For);
     let mut caution = Caution { grace, is_in_use: false, arriving: None, is_first: false };
-    if snapshots.list.is_empty()
-        && snapshots.arriving.is_empty()
-        && snapshots.damaged.is_empty()
+    if snapshots.is_empty()
         && let Some((path, stamp)) = any_manifest(repository)?
     {
         // A first snapshot's manifest is there before its name: its run is there too, or has given it the name meanwhile.
         caution.is_in_use = is_in_use()?;
         *snapshots = repository.snapshots()?;
-        if snapshots.list.is_empty() && snapshots.arriving.is_empty() && snapshots.damaged.is_empty() {
+        if snapshots.is_empty() {
             if !caution.is_in_use {
                 // A directory that is empty by mistake must not cost everything.
                 let detail = format!("it names nothing, but there is {path}");

@@ -52,6 +52,11 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
+    /// There is no name, neither a good one nor another.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.arriving.is_empty() && self.damaged.is_empty()
+    }
+
     /// The snapshot of that stamp.
     pub fn get(&self, stamp: Stamp) -> Option<&Snapshot> {
         self.list.iter().find(|snapshot| snapshot.stamp == stamp)

@@ -1,6 +1,6 @@
 //! What the file system keeps about a file beside its bytes.
 
-use crate::format::{Captured, Content, Entry, EntryKind};
+use crate::format::{Entry, EntryKind};
 use crate::source::stat::Stat;
 use std::ffi::CString;
 use std::fs::Metadata;
@@ -67,21 +67,12 @@ fn sized(ask: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> Option<Vec<u8>
 /// An entry with what the file system tells: no size, no content, no attributes.
 pub fn bare_entry(name: &[u8], stat: &Stat, kind: EntryKind) -> Entry {
     Entry {
-        name: name.to_owned(),
-        kind,
         mode: stat.mode & 0o7777,
         uid: stat.uid,
         gid: stat.gid,
         mtime_ns: stat.mtime_ns,
-        size: 0,
         link: stat.link(kind == EntryKind::Directory),
-        captured: Captured::Plain,
-        state: None,
-        xattrs: Vec::new(),
-        target: Vec::new(),
-        rdev: 0,
-        segments: None,
-        content: Content::Empty,
+        ..Entry::bare(name.to_owned(), kind)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The judge of Chroma stores: real stores of several versions are good, and each kind of damage has its code.
 
 use crate::support::{Scratch, missing, put, python, run};
-use icecore::format::{Captured, Content, Entry, EntryKind, Level, SourceKind};
+use icecore::format::{Entry, EntryKind, Level, SourceKind};
 use icecore::source::{JudgeOptions, ReadAt, StoredFiles};
 use rusqlite::Connection;
 use serde_json::Value;
@@ -572,22 +572,12 @@ struct Foreign {
 impl Foreign {
     fn entry(path: &Path) -> Entry {
         let metadata = path.symlink_metadata().unwrap();
+        let kind = if metadata.is_dir() { EntryKind::Directory } else { EntryKind::File };
         Entry {
-            name: path.file_name().unwrap().as_bytes().to_vec(),
-            kind: if metadata.is_dir() { EntryKind::Directory } else { EntryKind::File },
             mode: 0o644,
-            uid: 0,
-            gid: 0,
             mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
             size: if metadata.is_dir() { 0 } else { metadata.size() },
-            link: None,
-            captured: Captured::default(),
-            state: None,
-            xattrs: Vec::new(),
-            target: Vec::new(),
-            rdev: 0,
-            segments: None,
-            content: Content::default(),
+            ..Entry::bare(path.file_name().unwrap().as_bytes().to_vec(), kind)
         }
     }
 

@@ -9,10 +9,7 @@ fn a_second_run_of_a_profile_is_told_or_waits() {
     let scratch = Scratch::new();
     scratch.init();
     scratch.file("tree/x", "x");
-    let held = std::fs::File::create(scratch.path("repo/locks/backup-default")).unwrap();
-    let held = nix::fcntl::Flock::lock(held, nix::fcntl::FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .unwrap();
+    let held = scratch.hold("backup-default", nix::fcntl::FlockArg::LockExclusive);
     let (code, refused) = scratch.json(["backup", "tree"]);
     assert_eq!((code, refused["error"]["code"].as_str().unwrap()), (11, "busy"));
     scratch.ok(["backup", "tree", "--profile", "other"]);

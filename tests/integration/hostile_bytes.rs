@@ -40,21 +40,10 @@ fn plausible() -> impl Strategy<Value = Vec<u8>> {
 
 fn entries() -> Vec<Entry> {
     let bare = |name: &str, kind| Entry {
-        name: name.into(),
-        kind,
         mode: 0o644,
-        uid: 0,
-        gid: 0,
         mtime_ns: -5,
-        size: 0,
-        link: None,
-        captured: icecore::format::Captured::Plain,
-        state: None,
         xattrs: vec![(b"user.a".to_vec(), vec![0, 255])],
-        target: Vec::new(),
-        rdev: 0,
-        segments: None,
-        content: icecore::format::Content::Empty,
+        ..Entry::bare(name.into(), kind)
     };
     vec![
         bare("a", EntryKind::File),

@@ -1,6 +1,7 @@
 //! Increments cost what changed, and every snapshot of a long row of them comes back.
 
 use crate::support::{Scratch, cases, files_below, has, noise, put, python, run, settle};
+use icecore::format::RepositoryConfig;
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -285,6 +286,29 @@ fn the_script_reads_differences_and_planes() {
                 == std::fs::read(scratch.path(&format!("live/{name}"))).unwrap()
         );
     }
+}
+
+/// Chunks may be longer than what is read at a time.
+#[test]
+fn very_long_chunks_come_back() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let config = scratch.path("repo/config");
+    let mut changed = RepositoryConfig::decode(&std::fs::read(&config).unwrap()).unwrap();
+    let chunking = &mut changed.chunking;
+    (chunking.min_bytes, chunking.average_bytes, chunking.max_bytes) = (1 << 20, 4 << 20, 12 << 20);
+    put(&config, changed.encode());
+    // Zeros have no place for a cut.
+    let mut bytes = vec![0; 30 << 20];
+    let path = scratch.file("live/file", &bytes);
+    settle();
+    scratch.backup(&["d=live"]);
+    bytes.insert(100, 1);
+    put(&path, &bytes);
+    settle();
+    let second = scratch.backup(&["d=live"]);
+    scratch.ok(["restore", &second, "--target", "out"]);
+    assert!(std::fs::read(scratch.path("out/d/file")).unwrap() == bytes);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::support::{Scratch, describe, files_below, has, noise, put, run, settl
 use icecore::format::Manifest;
 use icecore::id::Id;
 use icecore::stamp::Stamp;
+use nix::fcntl::FlockArg;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -134,9 +135,7 @@ fn now_means_now() {
     assert_eq!(done["condemned_bytes"], 0);
     scratch.ok(["check", "--read-data"]);
     // While a backup runs it waits, or is told who is there.
-    let held = std::fs::File::open(scratch.path("repo/locks/writers")).unwrap();
-    let held =
-        nix::fcntl::Flock::lock(held, nix::fcntl::FlockArg::LockShared).map_err(|(_, errno)| errno).unwrap();
+    let held = scratch.hold("writers", FlockArg::LockShared);
     let (code, refused) = scratch.json(["prune", "--now"]);
     assert_eq!((code, refused["error"]["code"].as_str()), (11, Some("busy")));
     let told = refused["error"]["message"].as_str().unwrap();
@@ -144,10 +143,7 @@ fn now_means_now() {
     scratch.ok(["prune"]);
     scratch.ok(["backup", "tree"]);
     drop(held);
-    let alone = std::fs::File::open(scratch.path("repo/locks/writers")).unwrap();
-    let alone = nix::fcntl::Flock::lock(alone, nix::fcntl::FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .unwrap();
+    let alone = scratch.hold("writers", FlockArg::LockExclusive);
     assert_eq!(scratch.json(["backup", "tree"]).0, 11);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| scratch.ok(["backup", "tree", "--retry-lock", "30s"]));
@@ -167,9 +163,7 @@ fn what_a_running_backup_has_stored_is_left_alone() {
         settle();
         scratch.backup(&["tree"]);
     }
-    let held = std::fs::File::open(scratch.path("repo/locks/writers")).unwrap();
-    let held =
-        nix::fcntl::Flock::lock(held, nix::fcntl::FlockArg::LockShared).map_err(|(_, errno)| errno).unwrap();
+    let held = scratch.hold("writers", FlockArg::LockShared);
     let first = scratch.ok(["prune", "--keep-last", "1"]);
     assert_eq!(first["forgotten"].as_array().unwrap().len(), 1);
     assert_eq!(first["condemned_bytes"], 0, "{first:#}");
@@ -190,10 +184,7 @@ fn a_first_snapshot_that_gets_its_name_just_now_is_no_damage() {
     let name = scratch.path("repo/snapshots").join(&stamp);
     let line = std::fs::read(&name).unwrap();
     std::fs::remove_file(&name).unwrap();
-    let running = std::fs::File::open(scratch.path("repo/locks/writers")).unwrap();
-    let running = nix::fcntl::Flock::lock(running, nix::fcntl::FlockArg::LockShared)
-        .map_err(|(_, errno)| errno)
-        .unwrap();
+    let running = scratch.hold("writers", FlockArg::LockShared);
     let told = scratch.ok(["prune", "--grace", "0s"]);
     assert!(told["warnings"].to_string().contains("still arriving"), "{told:#}");
     assert_eq!((&told["freed_bytes"], &told["condemned_bytes"]), (&0.into(), &0.into()), "{told:#}");

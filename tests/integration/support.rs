@@ -1,7 +1,9 @@
 //! What the tests share: scratch directories, the program, its JSON, other programs.
 
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -115,6 +117,13 @@ impl Scratch {
     pub fn backup(&self, arguments: &[&str]) -> String {
         let document = self.ok(["backup"].iter().chain(arguments));
         document["stamp"].as_str().unwrap().to_owned()
+    }
+
+    /// Takes one of the repository's locks, as another run has it, until it is dropped.
+    pub fn hold(&self, lock: &str, how: FlockArg) -> Flock<File> {
+        let path = self.path("repo/locks").join(lock);
+        let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
+        Flock::lock(file, how).map_err(|(_, errno)| errno).unwrap()
     }
 
     /// Files of the repository below a directory, with their sizes.
