@@ -5,6 +5,7 @@ mod compared;
 mod draft;
 mod error;
 mod old;
+mod open_directory;
 mod parent;
 mod pool;
 mod raw;

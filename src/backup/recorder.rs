@@ -3,6 +3,7 @@
 use super::compared::{Numbers, Part, Range, parts};
 use super::error::record;
 use super::old::Old;
+use super::open_directory::OpenDirectory;
 use super::parent::Parent;
 use super::pool::{Handed, Pool, Work};
 use super::replaying::{Replaying, near};
@@ -16,8 +17,8 @@ use crate::format::{
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{Before, ChunkWriter, NewChunk};
-use crate::source::{CaptureError, Compared, GoOn, Recorder, Retaken, Seen, Taken};
-use std::collections::{HashMap, VecDeque};
+use crate::source::{CaptureError, Compared, GoOn, Recorder, Retaken, Seen, Stat, Taken, is_told_by, still};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -58,6 +59,8 @@ pub struct TreeRecorder<'r> {
     notes: Vec<Note>,
     more_notes: u64,
     newest_ns: i64,
+    /// Where the innermost open directory lies below the source.
+    place: Vec<u8>,
 }
 
 /// A content that was handed over.
@@ -66,11 +69,6 @@ struct Parts {
     handed: Vec<Handed>,
     /// What the parent has in its place.
     old: Option<Arc<Old>>,
-}
-
-struct OpenDirectory {
-    builder: SequenceBuilder<Entry>,
-    waiting: VecDeque<(Entry, Option<Taken>)>,
 }
 
 /// What was recorded of a source.
@@ -113,6 +111,7 @@ impl<'r> TreeRecorder<'r> {
             notes: Vec::new(),
             more_notes: 0,
             newest_ns: i64::MIN,
+            place: Vec::new(),
         }
     }
 
@@ -269,18 +268,6 @@ impl<'r> TreeRecorder<'r> {
         Ok(builder.finish(&mut keep)?.map_or(Content::Empty, Content::Sequence))
     }
 
-    fn count(&mut self, entry: &Entry, unchanged: bool) {
-        match entry.kind {
-            EntryKind::File => {
-                self.counts.files += 1;
-                self.counts.bytes += entry.size;
-                self.counts.unchanged_files += u64::from(unchanged);
-            }
-            EntryKind::Directory => self.counts.directories += 1,
-            _ => self.counts.others += 1,
-        }
-    }
-
     /// Moves finished entries into the directory's tree, leaving at most `keep` waiting.
     fn drain(&mut self, directory: &mut OpenDirectory, keep: usize) -> Result<(), CaptureError> {
         let writer = self.writer;
@@ -289,7 +276,7 @@ impl<'r> TreeRecorder<'r> {
             if let Some(taken) = taken {
                 entry.content = self.content(&taken)?;
             }
-            directory.builder.push(entry, &mut |bytes: Vec<u8>| Self::keep_node(writer, &bytes))?;
+            directory.push(entry, &mut |bytes: Vec<u8>| Self::keep_node(writer, &bytes))?;
         }
         Ok(())
     }
@@ -297,8 +284,10 @@ impl<'r> TreeRecorder<'r> {
     fn place(&mut self, mut entry: Entry, taken: Option<Taken>) -> Result<(), CaptureError> {
         match self.open.pop() {
             Some(mut directory) => {
-                directory.waiting.push_back((entry, taken));
-                self.drain(&mut directory, PENDING_ENTRIES)?;
+                if taken.is_some() || !directory.keep(|before| *before == entry) {
+                    directory.waiting.push_back((entry, taken));
+                    self.drain(&mut directory, PENDING_ENTRIES)?;
+                }
                 self.open.push(directory);
             }
             None => {
@@ -316,6 +305,22 @@ impl Recorder for TreeRecorder<'_> {
     fn parent(&mut self, path: &[u8]) -> Result<Option<Seen>, CaptureError> {
         self.check_interrupt()?;
         Ok(self.parent.as_mut().and_then(|parent| parent.find(path)))
+    }
+
+    fn keep(&mut self, path: &[u8], name: &[u8], stat: &Stat) -> Result<bool, CaptureError> {
+        self.check_interrupt()?;
+        let Some(parent) = &mut self.parent else { return Ok(false) };
+        let Some(before) = parent.unchanged(path, stat) else { return Ok(false) };
+        let is_same = is_told_by(before, name, stat);
+        let directory = self.open.last_mut().filter(|_| is_same);
+        if directory.is_some_and(|directory| directory.keep(|next| next.name == name)) {
+            count(&mut self.counts, before, true);
+            self.newest_ns = self.newest_ns.max(stat.ctime_ns);
+        } else {
+            let entry = still(before, name, stat);
+            self.add(entry, None)?;
+        }
+        Ok(true)
     }
 
     fn take(&mut self, path: &[u8], reader: &mut dyn Read) -> Result<Taken, CaptureError> {
@@ -429,14 +434,22 @@ impl Recorder for TreeRecorder<'_> {
         self.check_interrupt()
     }
 
-    fn enter(&mut self, _name: &[u8]) -> Result<(), CaptureError> {
+    fn enter(&mut self, name: &[u8]) -> Result<(), CaptureError> {
         self.check_interrupt()?;
-        self.open.push(OpenDirectory { builder: SequenceBuilder::default(), waiting: VecDeque::new() });
+        if !self.open.is_empty() {
+            if !self.place.is_empty() {
+                self.place.push(b'/');
+            }
+            self.place.extend_from_slice(name);
+        }
+        let repository = self.writer.repository();
+        let before = self.parent.as_mut().map(|parent| parent.directory(&self.place, repository));
+        self.open.push(OpenDirectory::new(before.unwrap_or_default()));
         Ok(())
     }
 
     fn add(&mut self, entry: Entry, taken: Option<Taken>) -> Result<(), CaptureError> {
-        self.count(&entry, taken.is_none());
+        count(&mut self.counts, &entry, taken.is_none());
         self.newest_ns = self.newest_ns.max(entry.state.map_or(i64::MIN, |state| state.ctime_ns));
         self.place(entry, taken)
     }
@@ -445,10 +458,11 @@ impl Recorder for TreeRecorder<'_> {
         let writer = self.writer;
         if let Some(mut directory) = self.open.pop() {
             self.drain(&mut directory, 0)?;
-            let root = directory.builder.finish(&mut |bytes: Vec<u8>| Self::keep_node(writer, &bytes))?;
-            entry.content = root.map_or(Content::Empty, Content::Sequence);
+            entry.content = directory.finish(&mut |bytes: Vec<u8>| Self::keep_node(writer, &bytes))?;
+            let above = self.place.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+            self.place.truncate(above);
         }
-        self.count(&entry, false);
+        count(&mut self.counts, &entry, false);
         self.place(entry, None)
     }
 
@@ -466,5 +480,17 @@ impl Recorder for TreeRecorder<'_> {
             self.notes.remove(place);
             self.notes.push(note);
         }
+    }
+}
+
+fn count(counts: &mut Counts, entry: &Entry, unchanged: bool) {
+    match entry.kind {
+        EntryKind::File => {
+            counts.files += 1;
+            counts.bytes += entry.size;
+            counts.unchanged_files += u64::from(unchanged);
+        }
+        EntryKind::Directory => counts.directories += 1,
+        _ => counts.others += 1,
     }
 }

@@ -3,6 +3,7 @@
 use super::error::RepositoryError;
 use super::open::Repository;
 use crate::format::{Content, Entry, EntryKind};
+use std::sync::Arc;
 
 /// The entries below one root. The directories on the way to the path that was asked for last are kept, so that a walk in
 /// depth-first order loads each directory once.
@@ -16,9 +17,17 @@ pub struct Finder<'r> {
 /// A directory on the way.
 struct Open {
     path: Vec<u8>,
-    entries: Vec<Entry>,
+    directory: Directory,
     /// Behind the entry that was found last: a walk asks for this one next.
     next: usize,
+}
+
+/// What a directory holds.
+#[derive(Clone, Default)]
+pub struct Directory {
+    pub entries: Arc<Vec<Entry>>,
+    /// Where the entries are kept.
+    pub content: Content,
 }
 
 impl<'r> Finder<'r> {
@@ -33,13 +42,19 @@ impl<'r> Finder<'r> {
     }
 
     /// The entry at `path` (empty: the root).
-    pub fn find(&mut self, path: &[u8]) -> Result<Option<Entry>, RepositoryError> {
+    pub fn find(&mut self, path: &[u8]) -> Result<Option<&Entry>, RepositoryError> {
         if path.is_empty() {
-            return Ok(Some(self.root.clone()));
+            return Ok(Some(&self.root));
         }
         let (directory, name) = split(path);
         self.open_directory(directory)?;
-        Ok(self.open.last_mut().and_then(|open| open.find(name)).cloned())
+        Ok(self.open.last_mut().and_then(|open| open.find(name)))
+    }
+
+    /// The directory at `path` (empty: the root); an empty one where there is none.
+    pub fn directory(&mut self, path: &[u8]) -> Result<Directory, RepositoryError> {
+        self.open_directory(path)?;
+        Ok(self.open.last().map(|open| open.directory.clone()).unwrap_or_default())
     }
 
     /// Makes the directory at `path` the last that is open; one without entries where there is none.
@@ -49,9 +64,10 @@ impl<'r> Finder<'r> {
         }
         if self.open.last().is_none_or(|open| open.path != path) {
             let found = self.find(path)?.filter(|entry| entry.kind == EntryKind::Directory);
-            let content = found.map(|entry| entry.content).unwrap_or(Content::Empty);
-            let entries = self.repository.entries(&content)?;
-            self.open.push(Open { path: path.to_owned(), entries, next: 0 });
+            let content = found.map(|entry| entry.content.clone()).unwrap_or_default();
+            let entries = Arc::new(self.repository.entries(&content)?);
+            let directory = Directory { entries, content };
+            self.open.push(Open { path: path.to_owned(), directory, next: 0 });
         }
         Ok(())
     }
@@ -65,11 +81,12 @@ impl Open {
     }
 
     fn find(&mut self, name: &[u8]) -> Option<&Entry> {
-        let is_next = self.entries.get(self.next).is_some_and(|entry| entry.name == name);
+        let entries = &self.directory.entries;
+        let is_next = entries.get(self.next).is_some_and(|entry| entry.name == name);
         if !is_next {
-            self.next = self.entries.binary_search_by(|entry| entry.name.as_slice().cmp(name)).ok()?;
+            self.next = entries.binary_search_by(|entry| entry.name.as_slice().cmp(name)).ok()?;
         }
-        let found = self.entries.get(self.next);
+        let found = entries.get(self.next);
         self.next += 1;
         found
     }

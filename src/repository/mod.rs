@@ -30,7 +30,7 @@ pub use chunk_index::{ChunkIndex, IndexOptions, Refreshed};
 pub use condemned::Condemned;
 pub use error::RepositoryError;
 pub use file_reader::FileReader;
-pub use finder::Finder;
+pub use finder::{Directory, Finder};
 pub use index_writer::IndexWriter;
 pub use keys::{KeyFiles, Unlock, read_keys};
 pub use location::Location;

@@ -208,7 +208,8 @@ impl<'w> Worker<'w> {
             let shown = self.way.shown(&path);
             sync(self.way.directory(&path)?, &shown)?;
             let found = self.finder.as_mut().map_or(Ok(None), |finder| finder.find(&path))?;
-            if let Some(entry) = found.filter(|entry| entry.kind == EntryKind::Directory) {
+            let found = found.filter(|entry| entry.kind == EntryKind::Directory).cloned();
+            if let Some(entry) = found {
                 self.set_attributes(&path, &entry, placed)?;
             }
         }
@@ -236,6 +237,6 @@ impl<'w> Worker<'w> {
     pub(super) fn entry(&mut self, path: &[u8]) -> Result<Entry, RestoreError> {
         let found = self.finder.as_mut().map_or(Ok(None), |finder| finder.find(path))?;
         let gone = || RepositoryError::damaged("an entry tree", "it reads differently the second time");
-        Ok(found.ok_or_else(gone)?)
+        Ok(found.cloned().ok_or_else(gone)?)
     }
 }

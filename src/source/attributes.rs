@@ -1,6 +1,6 @@
 //! What the file system keeps about a file beside its bytes.
 
-use crate::format::{Entry, EntryKind};
+use crate::format::{Captured, Entry, EntryKind};
 use crate::source::stat::Stat;
 use std::ffi::CString;
 use std::fs::Metadata;
@@ -74,6 +74,30 @@ pub fn bare_entry(name: &[u8], stat: &Stat, kind: EntryKind) -> Entry {
         link: stat.link(kind == EntryKind::Directory),
         ..Entry::bare(name.to_owned(), kind)
     }
+}
+
+/// What was recorded of a regular file whose content and attributes are still the same.
+pub fn still(before: &Entry, name: &[u8], stat: &Stat) -> Entry {
+    Entry {
+        size: before.size,
+        state: Some(stat.state()),
+        xattrs: before.xattrs.clone(),
+        segments: before.segments.clone(),
+        content: before.content.clone(),
+        ..bare_entry(name, stat, EntryKind::File)
+    }
+}
+
+/// `still` would make the same entry again.
+pub fn is_told_by(before: &Entry, name: &[u8], stat: &Stat) -> bool {
+    before.name == name
+        && before.kind == EntryKind::File
+        && before.mode == stat.mode & 0o7777
+        && (before.uid, before.gid, before.mtime_ns) == (stat.uid, stat.gid, stat.mtime_ns)
+        && before.state == Some(stat.state())
+        && before.link == stat.link(false)
+        && (before.captured, before.rdev) == (Captured::Plain, 0)
+        && before.target.is_empty()
 }
 
 /// The entry of a regular file that is captured as it lies; content follows. `path` serves to read attributes.

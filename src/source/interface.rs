@@ -162,19 +162,27 @@ impl Seen {
     /// The file is, by its identity, size and times, what the parent recorded. As in git, a time too close to the
     /// capture proves nothing.
     pub fn proves(&self, state: &FileState, mtime_ns: i64) -> bool {
-        let Some(recorded) = self.entry.state else { return false };
-        recorded.ino == state.ino
-            && recorded.size == state.size
-            && recorded.ctime_ns == state.ctime_ns
-            && self.entry.mtime_ns == mtime_ns
-            && state.ctime_ns.max(mtime_ns) < self.captured_ns.saturating_sub(TICK_NS)
+        is_still(&self.entry, self.captured_ns, state, mtime_ns)
     }
+}
+
+/// As `Seen::proves`, of an entry whose capture began at `captured_ns`.
+pub fn is_still(entry: &Entry, captured_ns: i64, state: &FileState, mtime_ns: i64) -> bool {
+    let Some(recorded) = entry.state else { return false };
+    recorded.ino == state.ino
+        && recorded.size == state.size
+        && recorded.ctime_ns == state.ctime_ns
+        && entry.mtime_ns == mtime_ns
+        && state.ctime_ns.max(mtime_ns) < captured_ns.saturating_sub(TICK_NS)
 }
 
 /// Takes what a source hands over, in depth-first order with names ascending in each directory.
 pub trait Recorder {
     /// What the parent snapshot has at `path` below the source (empty: the source itself).
     fn parent(&mut self, path: &[u8]) -> Result<Option<Seen>, CaptureError>;
+    /// Adds the file `name`, which lies at `path` below the source, with the parent's content and attributes, if `stat` proves
+    /// that it hasn't changed since. If not, nothing is done.
+    fn keep(&mut self, path: &[u8], name: &[u8], stat: &Stat) -> Result<bool, CaptureError>;
     /// Records what `reader` gives until its end: the content of the file at `path` below the source. What the parent has
     /// there only tells what it may be compared with.
     fn take(&mut self, path: &[u8], reader: &mut dyn Read) -> Result<Taken, CaptureError>;

@@ -14,12 +14,13 @@ mod staged;
 mod stat;
 mod tree;
 
+pub use attributes::{is_told_by, still};
 pub use chroma::count_pickle_entries;
 pub use detect::{detect_kind, find_sources};
 pub use group::{Member, Moment};
 pub use interface::{
     Capture, CaptureError, CaptureOptions, Compared, GoOn, HoldMode, JudgeOptions, Judgement, ReadAt,
-    Recorder, Retaken, Seen, SourceSpec, SqliteInTree, StoredFiles, Taken, file_id,
+    Recorder, Retaken, Seen, SourceSpec, SqliteInTree, StoredFiles, Taken, file_id, is_still,
 };
 pub use kind::{VALIDATOR_VERSION, capture, judge, keystone_of, sidecars_of, staged};
 pub use moment::capture_together;

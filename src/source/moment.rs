@@ -50,6 +50,7 @@ mod tests {
     use crate::format::{Consistency, Entry, NoteReason};
     use crate::source::interface::{GoOn, HoldMode, Recorder, Retaken, Seen, Taken};
     use crate::source::staged::{Freeze, Holding, Staged, Terms};
+    use crate::source::stat::Stat;
     use std::cell::RefCell;
     use std::fs::File;
     use std::io::Read;
@@ -63,6 +64,9 @@ mod tests {
     impl Recorder for Nothing {
         fn parent(&mut self, _: &[u8]) -> Result<Option<Seen>, CaptureError> {
             Ok(None)
+        }
+        fn keep(&mut self, _: &[u8], _: &[u8], _: &Stat) -> Result<bool, CaptureError> {
+            Ok(false)
         }
         fn take(&mut self, _: &[u8], _: &mut dyn Read) -> Result<Taken, CaptureError> {
             Ok(Taken { token: 0, bytes: 0 })

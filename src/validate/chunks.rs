@@ -87,18 +87,30 @@ pub fn each_file(
     root: &Entry,
     visit: &mut Visit<'_>,
 ) -> Result<(), (Vec<u8>, RepositoryError)> {
-    let mut waiting = vec![(Vec::new(), root.clone())];
-    while let Some((path, entry)) = waiting.pop() {
+    let mut path = Vec::new();
+    // Directories on the way: how long their paths are, and what they still have to give.
+    let mut open: Vec<(usize, std::vec::IntoIter<Entry>)> = Vec::new();
+    let mut next = Some(root.clone());
+    while let Some(entry) = next {
         match entry.kind {
-            EntryKind::Directory => {
-                let below = repository.entries(&entry.content).map_err(|error| (path.clone(), error))?;
-                waiting.extend(below.into_iter().rev().map(|entry| {
-                    let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-                    ([path.as_slice(), slash, &entry.name].concat(), entry)
-                }));
-            }
-            EntryKind::File => visit(&path, &entry).map_err(|error| (path, error))?,
+            EntryKind::Directory => match repository.entries(&entry.content) {
+                Ok(below) => open.push((path.len(), below.into_iter())),
+                Err(error) => return Err((path, error)),
+            },
+            EntryKind::File => visit(&path, &entry).map_err(|error| (path.clone(), error))?,
             _ => {}
+        }
+        next = None;
+        while let (None, Some((len, below))) = (&next, open.last_mut()) {
+            path.truncate(*len);
+            next = below.next();
+            match &next {
+                Some(entry) => {
+                    path.extend_from_slice(if path.is_empty() { b"" } else { b"/" });
+                    path.extend_from_slice(&entry.name);
+                }
+                None => drop(open.pop()),
+            }
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Finishing and undoing restores of all kinds: of parts, of rollbacks, beside others, and when what they need is gone.
 
 use crate::restore_states::{crash_database, make_database, marked_rows};
-use crate::support::{Scratch, describe, has, is_root, missing, put};
+use crate::support::{Scratch, describe, has, is_root, missing, put, run};
 use std::process::Command;
 
 const CONFIRM: &str = "--confirm-service-stopped";
@@ -50,6 +50,37 @@ fn a_database_in_a_tree_is_undone_with_what_lies_beside_it() {
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), before.len() + 1);
         assert_eq!(std::fs::read_to_string(directory.join("other")).unwrap(), "two");
         assert_eq!(marked_rows(&directory.join("app.db")).unwrap(), (1, 1));
+    }
+}
+
+#[test]
+fn what_a_rollback_saves_lies_whole_where_it_is_saved() {
+    for saving in [&[][..], &["--no-pre-snapshot"]] {
+        let scratch = Scratch::new();
+        scratch.init();
+        scratch.file("live/other", "one");
+        let stamp = scratch.backup(&["d=live"]);
+        scratch.file("live/other", "two");
+        let links = scratch.mkdir("live/links");
+        for name in ["here", "there"] {
+            std::os::unix::fs::symlink(name, links.join(name)).unwrap();
+        }
+        let copy = |from: &str, to: &str| {
+            run(Command::new("cp").arg("-a").args([scratch.path(from), scratch.path(to)]));
+        };
+        copy("live/links", "kept");
+        assert_eq!(scratch.json(["restore", &stamp, CONFIRM, "--no-pre-snapshot"]).0, 0);
+        // As it lies now, the directory is only in the undo, from which the rollback reads, but not where that saves.
+        copy("kept", "live/links");
+        let before = describe(&scratch.path("live"), false);
+        let (code, answer) = scratch.json([&["restore", "--rollback", CONFIRM], saving].concat());
+        assert_eq!(code, 0, "{answer}");
+        assert_eq!(std::fs::read_to_string(scratch.path("live/other")).unwrap(), "two");
+        let (code, answer) = scratch.json(["restore", "--rollback", CONFIRM]);
+        assert_eq!(code, 0, "{answer}");
+        assert_eq!(describe(&scratch.path("live"), false), before);
+        let (code, answer) = scratch.json(["validate", "--all"]);
+        assert_eq!(code, 0, "{answer}");
     }
 }
 

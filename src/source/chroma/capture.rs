@@ -197,6 +197,7 @@ mod tests {
         Taken,
     };
     use crate::source::moment::capture_alone;
+    use crate::source::stat::Stat;
     use std::collections::BTreeMap;
     use std::fs::File;
     use std::io::Read;
@@ -225,6 +226,9 @@ mod tests {
     impl Recorder for Meddling {
         fn parent(&mut self, _: &[u8]) -> Result<Option<Seen>, CaptureError> {
             Ok(None)
+        }
+        fn keep(&mut self, _: &[u8], _: &[u8], _: &Stat) -> Result<bool, CaptureError> {
+            Ok(false)
         }
         fn take(&mut self, _: &[u8], reader: &mut dyn Read) -> Result<Taken, CaptureError> {
             Ok(Taken { token: self.keep(reader), bytes: 0 })

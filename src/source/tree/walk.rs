@@ -4,11 +4,11 @@ use super::excludes::Excludes;
 use super::regular::{Recorded, Regular};
 use super::snapshot::snapshot_place;
 use super::stat_at::stat_at;
-use crate::format::{Captured, Consistency, Entry, EntryKind, NoteReason};
+use crate::format::{Consistency, Entry, EntryKind, NoteReason};
 use crate::hold::{SNAPSHOT_PREFIX, Sidecars, open_directory, open_file_at};
 use crate::source::attributes::{bare_entry, directory_entry, own_attributes_of};
 use crate::source::interface::{
-    Capture, CaptureError, CaptureOptions, HoldMode, Recorder, Seen, SourceSpec, SqliteInTree,
+    Capture, CaptureError, CaptureOptions, HoldMode, Recorder, SourceSpec, SqliteInTree,
 };
 use crate::source::stat::Stat;
 use crate::stamp::now_nanos;
@@ -223,20 +223,9 @@ impl<'a> Walk<'a> {
         stat: &Stat,
         databases: &mut HashSet<Vec<u8>>,
     ) -> Result<(), CaptureError> {
-        let seen = self.recorder.parent(&self.relative)?;
-        let is_unchanged =
-            |seen: &Seen| seen.entry.captured == Captured::Plain && seen.proves(&stat.state(), stat.mtime_ns);
-        if let Some(Seen { entry: before, .. }) = seen.filter(is_unchanged) {
-            // Attributes aren't asked for again: whoever changes one changes the change time.
-            let entry = Entry {
-                size: before.size,
-                state: Some(stat.state()),
-                xattrs: before.xattrs,
-                segments: before.segments,
-                content: before.content,
-                ..bare_entry(name, stat, EntryKind::File)
-            };
-            return self.recorder.add(entry, None);
+        // Attributes aren't asked for again: whoever changes one changes the change time.
+        if self.recorder.keep(&self.relative, name, stat)? {
+            return Ok(());
         }
         let file = match open_file_at(directory, name, false) {
             Ok(file) => File::from(file),
