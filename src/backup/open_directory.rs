@@ -14,8 +14,8 @@ pub struct OpenDirectory {
     /// differs.
     kept: Option<usize>,
     builder: SequenceBuilder<Entry>,
-    /// Entries whose content may still be worked on.
-    pub waiting: VecDeque<(Entry, Option<Taken>)>,
+    /// Entries whose content may still be worked on: neither kept nor in the builder yet.
+    waiting: VecDeque<(Entry, Option<Taken>)>,
 }
 
 impl OpenDirectory {
@@ -25,10 +25,20 @@ impl OpenDirectory {
 
     /// Goes on with an entry of which `is_same` says whether the parent's next is it. If not, nothing is done.
     pub fn keep(&mut self, is_same: impl Fn(&Entry) -> bool) -> bool {
-        let Some(kept) = &mut self.kept else { return false };
+        let Some(kept) = self.kept.as_mut().filter(|_| self.waiting.is_empty()) else { return false };
         let goes_on = self.before.entries.get(*kept).is_some_and(is_same);
         *kept += usize::from(goes_on);
         goes_on
+    }
+
+    /// Lets an entry wait for its content.
+    pub fn wait(&mut self, entry: Entry, taken: Option<Taken>) {
+        self.waiting.push_back((entry, taken));
+    }
+
+    /// The entry that has waited longest, if more than `most` wait. It is to be pushed next.
+    pub fn waited(&mut self, most: usize) -> Option<(Entry, Option<Taken>)> {
+        if self.waiting.len() > most { self.waiting.pop_front() } else { None }
     }
 
     /// Adds an entry whose content is known. `keep` is given each finished node's bytes and answers with its id.
@@ -90,6 +100,7 @@ mod tests {
         fn the_tree_that_was_kept_is_the_one_that_would_be_built(
             before in prop::collection::btree_map(0u16..400, 0u64..3, 0..300),
             changes in prop::collection::vec((0u16..400, prop::option::of(0u64..3)), 0..4), lost in 0usize..3,
+            most in 0usize..3,
         ) {
             let mut after = before.clone();
             (0..lost).for_each(|_| drop(after.pop_last()));
@@ -104,8 +115,14 @@ mod tests {
             let mut directory = OpenDirectory::new(Directory { entries: Arc::new(before), content });
             for entry in &after {
                 if !directory.keep(|next| next == entry) {
-                    directory.push(entry.clone(), &mut keep).unwrap();
+                    directory.wait(entry.clone(), None);
                 }
+                while let Some((entry, _)) = directory.waited(most) {
+                    directory.push(entry, &mut keep).unwrap();
+                }
+            }
+            while let Some((entry, _)) = directory.waited(0) {
+                directory.push(entry, &mut keep).unwrap();
             }
             assert_eq!(directory.finish(&mut keep).unwrap(), built(&after));
         }

@@ -271,8 +271,7 @@ impl<'r> TreeRecorder<'r> {
     /// Moves finished entries into the directory's tree, leaving at most `keep` waiting.
     fn drain(&mut self, directory: &mut OpenDirectory, keep: usize) -> Result<(), CaptureError> {
         let writer = self.writer;
-        while directory.waiting.len() > keep {
-            let Some((mut entry, taken)) = directory.waiting.pop_front() else { break };
+        while let Some((mut entry, taken)) = directory.waited(keep) {
             if let Some(taken) = taken {
                 entry.content = self.content(&taken)?;
             }
@@ -285,7 +284,7 @@ impl<'r> TreeRecorder<'r> {
         match self.open.pop() {
             Some(mut directory) => {
                 if taken.is_some() || !directory.keep(|before| *before == entry) {
-                    directory.waiting.push_back((entry, taken));
+                    directory.wait(entry, taken);
                     self.drain(&mut directory, PENDING_ENTRIES)?;
                 }
                 self.open.push(directory);

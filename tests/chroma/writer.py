@@ -146,14 +146,16 @@ class Lane:
     def work(self, names, stop):
         """Writes these collections. One that has grown too much is dropped and made anew, which caps the store."""
         while not stop.is_set():
-            name = self.random.choice(names)
-            if name not in self.state:
-                self.create(name)
-            elif self.written[name] > self.limits[name]:
-                self.call("drop", name)
-            else:
-                self.change(name)
+            self.step(self.random.choice(names))
             self.pause()
+
+    def step(self, name):
+        if name not in self.state:
+            self.create(name)
+        elif self.written[name] > self.limits[name]:
+            self.call("drop", name)
+        else:
+            self.change(name)
 
     def churn(self, stop):
         """Collections of short lives: made, filled, changed, dropped."""
@@ -180,7 +182,7 @@ def connect(options):
     return chromadb.PersistentClient(options.store, settings)
 
 
-def parse_arguments():
+def parse_arguments(given=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", help="the store's directory, which is made when missing")
     parser.add_argument("--server", metavar="HOST:PORT", help="write through this server instead")
@@ -193,7 +195,7 @@ def parse_arguments():
     parser.add_argument("--batch-size", type=int, default=30)
     parser.add_argument("--rotate", type=int, help="records written until a collection is made anew")
     parser.add_argument("--size", choices=history.SIZES, default="usual", help="how much is written")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     history.use(options.size)
     if bool(options.store) == bool(options.server):
         parser.error("one of --store and --server")
