@@ -103,7 +103,9 @@ mod tests {
             most in 0usize..3,
         ) {
             let mut after = before.clone();
-            (0..lost).for_each(|_| drop(after.pop_last()));
+            (0..lost).for_each(|_| {
+                after.pop_last();
+            });
             for (name, size) in changes {
                 match size {
                     Some(size) => after.insert(name, size),

@@ -151,7 +151,7 @@ def check_queries(handle, name, records):
     """How many ids are unreachable: one and a tenth of all at most. No query may know an id that isn't there.
 
     Each id must be among the five nearest to its own vector. hnswlib itself leaves points of a graph with many updated and
-    deleted ones without a way to them: unreachable.py has seen up to 5 of 121 in a live store. That their embeddings are
+    deleted ones without a way to them: unreachable.py has seen up to 5 of 101 in a live store. That their embeddings are
     there has been checked before, and that is how torn copies are told.
     """
     missed, unknown = [], set()
