@@ -6,7 +6,7 @@ use super::packs::{Found, Part, compare_indexes, read_packs};
 use super::problem::Problem;
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::reach::{Reached, Survey};
+use crate::reach::{Reached, Survey, Walk, roots};
 use crate::repository::{Repository, RepositoryError, Snapshot, Snapshots};
 use std::collections::HashSet;
 
@@ -87,15 +87,33 @@ pub(super) fn inspect(
     }
     let mut lost: HashSet<Id> = HashSet::new();
     let staying: Vec<&Snapshot> = snapshots.list.iter().collect();
+    let (mut needed, mut lacking) = (Vec::new(), HashSet::new());
     let mut look = |_, reached: Reached| {
         let Reached::Chunk(chunk) = reached else { return Ok(()) };
-        let is_doubtful = found.doubtful.contains(&chunk.id.prefix());
-        if (is_doubtful && !reads(repository, &chunk.id)?) || !repository.has_chunk(&chunk.id)? {
+        if found.doubtful.contains(&chunk.id.prefix()) && !reads(repository, &chunk.id)? {
             lost.insert(chunk.id);
+        }
+        needed.push(chunk.id.prefix());
+        if needed.len() >= Repository::LOOKED_UP_AT_ONCE {
+            lacking.extend(repository.lacking(std::mem::take(&mut needed))?);
         }
         Ok(())
     };
     let survey = Survey::new(repository, &staying, &repository.condemned()?, &mut look, progress)?;
+    lacking.extend(repository.lacking(needed)?);
+    if !lacking.is_empty() {
+        let mut walk = Walk::new(repository, progress);
+        for root in staying.iter().flat_map(|snapshot| roots(&snapshot.manifest)) {
+            walk.below(root, &mut |reached| {
+                if let Reached::Chunk(chunk) = reached
+                    && lacking.contains(&chunk.id.prefix())
+                {
+                    lost.insert(chunk.id);
+                }
+                Ok(())
+            })?;
+        }
+    }
     lost.extend(survey.lost.iter().map(|(_, node)| node.node));
     let (affected, more_affected) = trace(repository, &staying, &lost, progress)?;
     let mut problems = files.problems;

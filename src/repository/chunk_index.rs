@@ -275,6 +275,25 @@ impl ChunkIndex {
         found
     }
 
+    /// No part of it is in RocksDB.
+    pub fn is_in_memory(&self) -> bool {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner).rocks.is_none()
+    }
+
+    /// Gives, with its place among `prefixes`, each place that RocksDB knows of chunks whose ids begin with one of them; these
+    /// ascend by their bytes. What is in memory isn't given, nor what a cache that fails has.
+    pub fn each_in_order(
+        &self,
+        prefixes: &mut dyn Iterator<Item = u64>,
+        take: &mut dyn FnMut(usize, Location),
+    ) {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rocks) = &tables.rocks {
+            // Whoever asks for a single chunk notices a failure, and makes up for it.
+            drop(rocks.each_in_order(prefixes, take));
+        }
+    }
+
     /// A damaged cache costs time, never a chunk: everything is loaded again, into memory.
     fn find_without_cache(&self, prefix: u64, error: &CacheError) -> Vec<Location> {
         self.warn(format!("the index cache failed and is left aside: {error}"));

@@ -36,24 +36,6 @@ impl Repository {
         others.filter_map(|location| self.read_at(id, &location).ok()).next().ok_or(damage)
     }
 
-    /// The chunk is in a pack that is there, and that pack has the size which the index expects; of a delta, the bases too.
-    pub fn has_chunk(&self, id: &Id) -> Result<bool, RepositoryError> {
-        let index = self.index()?;
-        let fits = |location: &Location| {
-            let end = location.offset + u64::from(location.stored_len);
-            let is_there = index.pack_len(&location.pack).is_some_and(|len| end <= len);
-            let mut bases = location.bases.iter();
-            is_there && bases.all(|base| self.whole_copies(*base).is_ok_and(|copies| copies > 0))
-        };
-        let prefix = id.prefix();
-        let here = index.find(prefix).is_some_and(|location| fits(&location))
-            || index.find_all(prefix).iter().any(fits);
-        match self.beneath() {
-            Some(beneath) if !here => beneath.has_chunk(id),
-            _ => Ok(here),
-        }
-    }
-
     /// A chunk's bytes as they are stored.
     pub(super) fn read_stored(&self, location: &Location) -> Result<Vec<u8>, RepositoryError> {
         self.read_stored_at(&location.pack, location.offset, u64::from(location.stored_len))

@@ -20,6 +20,7 @@ mod memory_table;
 mod open;
 mod pack_writer;
 mod planes;
+mod presence;
 mod rocks_table;
 mod sealing;
 mod snapshots;

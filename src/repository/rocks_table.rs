@@ -22,6 +22,8 @@ const LAYOUT: &str = "chunks-2";
 const PREFIX: usize = 8;
 const SET_PREFIX: usize = 8;
 const PLACE_LEN: usize = Id::LEN + 8 + 4 + 4 + 1;
+/// To go on by so many rows costs less than to look for the next one.
+const NEAR: usize = 16;
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
 
 /// Why the cache can't be used; the caller falls back to memory.
@@ -159,15 +161,39 @@ impl RocksTable {
             if key.get(..PREFIX) != Some(wanted.as_slice()) {
                 break;
             }
-            let mut rest = &*value;
-            while !rest.is_empty() {
-                let (location, after) = decode_place(rest)
-                    .ok_or_else(|| CacheError::Damaged("a row of the wrong shape".into()))?;
-                found.push(location);
-                rest = after;
-            }
+            decode_places(&value, &mut |location| found.push(location))?;
         }
         Ok(found)
+    }
+
+    /// As `find`, for many: `prefixes` ascend by their bytes. Gives each place with the number of the prefix it is for.
+    pub fn each_in_order(
+        &self,
+        prefixes: &mut dyn Iterator<Item = u64>,
+        take: &mut dyn FnMut(usize, Location),
+    ) -> Result<(), CacheError> {
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        let mut rows = self.db.raw_iterator_opt(options);
+        for (number, prefix) in prefixes.enumerate() {
+            let wanted = prefix.to_le_bytes();
+            let is_before = |key: Option<&[u8]>| key.is_some_and(|key| key < wanted.as_slice());
+            for _ in 0..NEAR {
+                if is_before(rows.key()) {
+                    rows.next();
+                }
+            }
+            if number == 0 || is_before(rows.key()) {
+                rows.seek(wanted);
+            }
+            while let Some((key, value)) = rows.item()
+                && key.starts_with(&wanted)
+            {
+                decode_places(value, &mut |location| take(number, location))?;
+                rows.next();
+            }
+        }
+        Ok(rows.status()?)
     }
 }
 
@@ -198,6 +224,17 @@ fn row_key(prefix: u64, index: &Id) -> Vec<u8> {
     let mut key = prefix.to_le_bytes().to_vec();
     key.extend(index.as_bytes().iter().take(SET_PREFIX));
     key
+}
+
+/// Gives each place of a row.
+fn decode_places(mut value: &[u8], take: &mut dyn FnMut(Location)) -> Result<(), CacheError> {
+    while !value.is_empty() {
+        let (location, after) =
+            decode_place(value).ok_or_else(|| CacheError::Damaged("a row of the wrong shape".into()))?;
+        take(location);
+        value = after;
+    }
+    Ok(())
 }
 
 fn decode_place(value: &[u8]) -> Option<(Location, &[u8])> {

@@ -57,14 +57,12 @@ impl<'r> Contents<'r> {
 
     /// Each chunk is in a pack that is there, so that none is found missing midway.
     pub fn prove_presence(&self, numbers: &[u32]) -> Result<(), RepositoryError> {
-        for number in numbers {
-            if let Some((_, chunk)) = self.pieces.get(*number as usize)
-                && !self.repository.has_chunk(&chunk.id)?
-            {
-                return Err(RepositoryError::MissingChunk { id: chunk.id });
-            }
+        let needed = || numbers.iter().filter_map(|number| self.pieces.get(*number as usize));
+        let lacking = self.repository.lacking(needed().map(|(_, chunk)| chunk.id.prefix()).collect())?;
+        match needed().find(|(_, chunk)| lacking.contains(&chunk.id.prefix())) {
+            Some((_, chunk)) => Err(RepositoryError::MissingChunk { id: chunk.id }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Bytes of the file, holes included.

@@ -128,17 +128,20 @@ pub fn quick_chunks(
     see: &mut dyn FnMut(&[u8], &Entry),
 ) -> Result<Found, RepositoryError> {
     let mut found = Found::default();
-    let mut walk = |path: &[u8], entry: &Entry| {
+    let (mut prefixes, mut is_whole) = (Vec::new(), true);
+    let walked = each_file(repository, root, &mut |path, entry| {
         see(path, entry);
         for chunk in repository.chunk_list(&entry.content)? {
-            if !repository.has_chunk(&chunk.id)? {
-                found.damage(source, path, &RepositoryError::MissingChunk { id: chunk.id });
-                break;
+            prefixes.push(chunk.id.prefix());
+            if prefixes.len() >= Repository::LOOKED_UP_AT_ONCE {
+                is_whole &= repository.lacking(std::mem::take(&mut prefixes))?.is_empty();
             }
         }
         Ok(())
-    };
-    match each_file(repository, root, &mut walk) {
+    });
+    is_whole &= repository.lacking(prefixes)?.is_empty();
+    let walked = if is_whole { walked } else { name_lacking(repository, source, root, &mut found) };
+    match walked {
         Ok(()) => Ok(found),
         Err((path, error)) if is_damage(&error) => {
             found.damage(source, &path, &error);
@@ -146,6 +149,24 @@ pub fn quick_chunks(
         }
         Err((_, error)) => Err(error),
     }
+}
+
+/// Names each file of which a chunk is missing, with the first such chunk.
+fn name_lacking(
+    repository: &Repository,
+    source: &SourceRecord,
+    root: &Entry,
+    found: &mut Found,
+) -> Result<(), (Vec<u8>, RepositoryError)> {
+    each_file(repository, root, &mut |path, entry| {
+        for chunk in repository.chunk_list(&entry.content)? {
+            if !repository.has_chunk(&chunk.id)? {
+                found.damage(source, path, &RepositoryError::MissingChunk { id: chunk.id });
+                break;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Each chunk is read back and has its id, on all cores; not again those that were proven just now.

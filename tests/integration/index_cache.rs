@@ -1,7 +1,12 @@
 //! The RocksDB index cache: missing, stale, damaged, shared, and ahead of packs that are gone.
 
 use crate::support::{Scratch, files_below, noise, put};
+use icecore::backend::LocalBackend;
+use icecore::format::ListedPack;
+use icecore::id::Id;
+use icecore::repository::{IndexOptions, Repository};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// An index limit of 0 MiB: every repository counts as large.
 const LARGE: [&str; 2] = ["--index-memory", "0"];
@@ -107,9 +112,9 @@ fn packs_that_another_process_pruned_are_not_believed_in() {
 #[test]
 fn two_processes_share_a_cache() {
     let scratch = prepare();
-    let first = icecore::repository::Repository::open(
-        std::sync::Arc::new(icecore::backend::LocalBackend::new(scratch.path("repo"))),
-        icecore::repository::IndexOptions { cache_directory: Some(cache(&scratch)), memory_limit_bytes: 0 },
+    let first = Repository::open(
+        Arc::new(LocalBackend::new(scratch.path("repo"))),
+        IndexOptions { cache_directory: Some(cache(&scratch)), memory_limit_bytes: 0 },
     )
     .unwrap();
     assert!(first.index().unwrap().describe().starts_with("RocksDB"));
@@ -133,4 +138,70 @@ fn an_unusable_cache_directory_is_said_and_done_without() {
     let document = scratch.ok(LARGE.iter().chain(&arguments));
     assert!(document["warnings"].to_string().contains("without the index cache"), "{document:#}");
     assert_eq!(document["new_bytes"], 0);
+}
+
+/// The repository, with its index in RocksDB or in memory.
+fn open(scratch: &Scratch, in_rocks: bool) -> Repository {
+    let backend = Arc::new(LocalBackend::new(scratch.path("repo")));
+    let cache_directory = in_rocks.then(|| scratch.path("another-cache"));
+    Repository::open(backend, IndexOptions { cache_directory, memory_limit_bytes: 0 }).unwrap()
+}
+
+/// How the ids of all chunks begin, and those that are differences.
+fn prefixes(repository: &Repository) -> (Vec<u64>, usize) {
+    let (mut prefixes, mut differences) = (Vec::new(), 0);
+    let mut take = |pack: &ListedPack| {
+        prefixes.extend(pack.chunks.iter().map(|chunk| chunk.prefix));
+        differences += pack.chunks.iter().filter(|chunk| !chunk.bases.is_empty()).count();
+        Ok(())
+    };
+    repository.index().unwrap().each_pack(&mut take).unwrap();
+    (prefixes, differences)
+}
+
+#[test]
+fn chunks_looked_up_together_are_told_like_single_ones() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let mut bytes = noise(6_000_000, 1);
+    for round in 0..3 {
+        for at in (round * 1_000..bytes.len()).step_by(150_000) {
+            bytes[at] ^= 1;
+        }
+        scratch.file("tree/a", &bytes);
+        scratch.file("tree/b", noise(300_000, 10 + round as u64));
+        scratch.ok(["backup", "tree"]);
+    }
+    let (known, differences) = prefixes(&open(&scratch, false));
+    assert!(differences > 20, "{differences}");
+    let unknown = (0..50u64).map(|number| number << 58 | 7);
+    let asked: Vec<u64> = known.iter().copied().chain(unknown).chain(known.first().copied()).collect();
+    let packs = scratch.repository_files("packs");
+    assert!(packs.len() > 4, "{packs:?}");
+    for pack in &packs {
+        let whole = std::fs::read(pack).unwrap();
+        for damage in ["none", "cut", "gone"] {
+            match damage {
+                "none" => {}
+                "cut" => put(pack, &whole[..whole.len() / 2]),
+                _ => std::fs::remove_file(pack).unwrap(),
+            }
+            let told = |repository: Repository| {
+                let mut lacking = repository.lacking(asked.clone()).unwrap();
+                lacking.sort_unstable();
+                lacking.dedup();
+                lacking
+            };
+            let single = open(&scratch, false);
+            let id = |prefix: &u64| Id::from_slice(&[prefix.to_le_bytes(); 4].concat()).unwrap();
+            let mut lacking: Vec<u64> =
+                asked.iter().copied().filter(|prefix| !single.has_chunk(&id(prefix)).unwrap()).collect();
+            lacking.sort_unstable();
+            lacking.dedup();
+            assert_eq!(told(open(&scratch, true)), lacking, "{damage} {}", pack.display());
+            assert_eq!(told(open(&scratch, false)), lacking, "{damage} {}", pack.display());
+            assert_eq!(lacking.len() > 50, damage != "none");
+        }
+        put(pack, whole);
+    }
 }
