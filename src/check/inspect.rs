@@ -101,19 +101,7 @@ pub(super) fn inspect(
     };
     let survey = Survey::new(repository, &staying, &repository.condemned()?, &mut look, progress)?;
     lacking.extend(repository.lacking(needed)?);
-    if !lacking.is_empty() {
-        let mut walk = Walk::new(repository, progress);
-        for root in staying.iter().flat_map(|snapshot| roots(&snapshot.manifest)) {
-            walk.below(root, &mut |reached| {
-                if let Reached::Chunk(chunk) = reached
-                    && lacking.contains(&chunk.id.prefix())
-                {
-                    lost.insert(chunk.id);
-                }
-                Ok(())
-            })?;
-        }
-    }
+    lost.extend(needed_ids(repository, &staying, &lacking, progress)?);
     lost.extend(survey.lost.iter().map(|(_, node)| node.node));
     let (affected, more_affected) = trace(repository, &staying, &lost, progress)?;
     let mut problems = files.problems;
@@ -148,6 +136,27 @@ pub(super) fn inspect(
         snapshots,
         found,
     })
+}
+
+/// The whole ids of the chunks that snapshots need and that begin like these.
+fn needed_ids(
+    repository: &Repository,
+    snapshots: &[&Snapshot],
+    prefixes: &HashSet<u64>,
+    progress: &dyn Progress,
+) -> Result<Vec<Id>, RepositoryError> {
+    let (mut found, mut walk) = (Vec::new(), Walk::new(repository, progress));
+    let needing = snapshots.iter().filter(|_| !prefixes.is_empty());
+    for root in needing.flat_map(|snapshot| roots(&snapshot.manifest)) {
+        walk.below(root, &mut |reached| {
+            let Reached::Chunk(chunk) = reached else { return Ok(()) };
+            if prefixes.contains(&chunk.id.prefix()) {
+                found.push(chunk.id);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(found)
 }
 
 fn reads(repository: &Repository, id: &Id) -> Result<bool, RepositoryError> {

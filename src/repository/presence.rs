@@ -45,7 +45,7 @@ impl Repository {
     }
 
     /// So many chunks are worth being looked up at once; 9 bytes of memory each.
-    pub const LOOKED_UP_AT_ONCE: usize = 4 << 20;
+    pub const LOOKED_UP_AT_ONCE: usize = 2 << 20;
 }
 
 /// By their bytes, as RocksDB has them, each once.
