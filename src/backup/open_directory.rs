@@ -1,4 +1,5 @@
 //! A directory whose entries come one after another: the parent's as long as nothing differs, else a tree of its own.
+//! If nothing does, the parent's tree is taken over as it is, also if another program has cut it in another way.
 
 use crate::format::{Content, Entry, SequenceBuilder};
 use crate::id::Id;

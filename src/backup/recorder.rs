@@ -59,8 +59,8 @@ pub struct TreeRecorder<'r> {
     notes: Vec<Note>,
     more_notes: u64,
     newest_ns: i64,
-    /// Where the innermost open directory lies below the source.
-    place: Vec<u8>,
+    /// The path of the innermost open directory below the source.
+    directory: Vec<u8>,
 }
 
 /// A content that was handed over.
@@ -111,7 +111,7 @@ impl<'r> TreeRecorder<'r> {
             notes: Vec::new(),
             more_notes: 0,
             newest_ns: i64::MIN,
-            place: Vec::new(),
+            directory: Vec::new(),
         }
     }
 
@@ -436,13 +436,13 @@ impl Recorder for TreeRecorder<'_> {
     fn enter(&mut self, name: &[u8]) -> Result<(), CaptureError> {
         self.check_interrupt()?;
         if !self.open.is_empty() {
-            if !self.place.is_empty() {
-                self.place.push(b'/');
+            if !self.directory.is_empty() {
+                self.directory.push(b'/');
             }
-            self.place.extend_from_slice(name);
+            self.directory.extend_from_slice(name);
         }
         let repository = self.writer.repository();
-        let before = self.parent.as_mut().map(|parent| parent.directory(&self.place, repository));
+        let before = self.parent.as_mut().map(|parent| parent.directory(&self.directory, repository));
         self.open.push(OpenDirectory::new(before.unwrap_or_default()));
         Ok(())
     }
@@ -458,8 +458,8 @@ impl Recorder for TreeRecorder<'_> {
         if let Some(mut directory) = self.open.pop() {
             self.drain(&mut directory, 0)?;
             entry.content = directory.finish(&mut |bytes: Vec<u8>| Self::keep_node(writer, &bytes))?;
-            let above = self.place.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-            self.place.truncate(above);
+            let above = self.directory.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+            self.directory.truncate(above);
         }
         count(&mut self.counts, &entry, false);
         self.place(entry, None)

@@ -88,20 +88,23 @@ pub(super) fn inspect(
     let mut lost: HashSet<Id> = HashSet::new();
     let staying: Vec<&Snapshot> = snapshots.list.iter().collect();
     let (mut needed, mut lacking) = (Vec::new(), HashSet::new());
+    let at_once = repository.looked_up_at_once()?;
     let mut look = |_, reached: Reached| {
         let Reached::Chunk(chunk) = reached else { return Ok(()) };
         if found.doubtful.contains(&chunk.id.prefix()) && !reads(repository, &chunk.id)? {
             lost.insert(chunk.id);
         }
         needed.push(chunk.id.prefix());
-        if needed.len() >= Repository::LOOKED_UP_AT_ONCE {
+        if needed.len() >= at_once {
             lacking.extend(repository.lacking(std::mem::take(&mut needed))?);
         }
         Ok(())
     };
     let survey = Survey::new(repository, &staying, &repository.condemned()?, &mut look, progress)?;
     lacking.extend(repository.lacking(needed)?);
-    lost.extend(needed_ids(repository, &staying, &lacking, progress)?);
+    if !lacking.is_empty() {
+        find_needed(repository, &staying, &lacking, &mut lost, progress)?;
+    }
     lost.extend(survey.lost.iter().map(|(_, node)| node.node));
     let (affected, more_affected) = trace(repository, &staying, &lost, progress)?;
     let mut problems = files.problems;
@@ -138,25 +141,26 @@ pub(super) fn inspect(
     })
 }
 
-/// The whole ids of the chunks that snapshots need and that begin like these.
-fn needed_ids(
+/// Adds the whole ids of the chunks that snapshots need and that begin like these.
+fn find_needed(
     repository: &Repository,
     snapshots: &[&Snapshot],
     prefixes: &HashSet<u64>,
+    found: &mut HashSet<Id>,
     progress: &dyn Progress,
-) -> Result<Vec<Id>, RepositoryError> {
-    let (mut found, mut walk) = (Vec::new(), Walk::new(repository, progress));
-    let needing = snapshots.iter().filter(|_| !prefixes.is_empty());
-    for root in needing.flat_map(|snapshot| roots(&snapshot.manifest)) {
+) -> Result<(), RepositoryError> {
+    progress.begin("finding which chunks are lost", None);
+    let mut walk = Walk::new(repository, progress);
+    for root in snapshots.iter().flat_map(|snapshot| roots(&snapshot.manifest)) {
         walk.below(root, &mut |reached| {
             let Reached::Chunk(chunk) = reached else { return Ok(()) };
             if prefixes.contains(&chunk.id.prefix()) {
-                found.push(chunk.id);
+                found.insert(chunk.id);
             }
             Ok(())
         })?;
     }
-    Ok(found)
+    Ok(())
 }
 
 fn reads(repository: &Repository, id: &Id) -> Result<bool, RepositoryError> {

@@ -230,11 +230,13 @@ impl ChunkIndex {
 
     /// Where a chunk may lie whose id begins like this, or `None`.
     pub fn find(&self, prefix: u64) -> Option<Location> {
+        self.find_in_memory(prefix).or_else(|| self.find_all(prefix).into_iter().next())
+    }
+
+    /// As `find`, but only of what is in memory.
+    pub fn find_in_memory(&self, prefix: u64) -> Option<Location> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let found =
-            tables.memory.find(prefix, &tables.numbers).find(|location| self.has_pack(&location.pack));
-        drop(tables);
-        found.or_else(|| self.find_all(prefix).into_iter().next())
+        tables.memory.find(prefix, &tables.numbers).find(|location| self.has_pack(&location.pack))
     }
 
     /// The chunk is in a pack that is there to stay, by that pack's trailer. One whose trailer can't be read doesn't count.
@@ -264,7 +266,11 @@ impl ChunkIndex {
         match looked_up {
             None => {}
             Some(Ok(more)) => found.extend(more),
-            Some(Err(error)) => found = self.find_without_cache(prefix, &error),
+            Some(Err(error)) => {
+                self.leave_cache(&error);
+                let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+                found = tables.memory.find(prefix, &tables.numbers).collect();
+            }
         }
         let mut places = HashSet::new();
         found.retain(|location| {
@@ -281,21 +287,22 @@ impl ChunkIndex {
     }
 
     /// Gives, with its place among `prefixes`, each place that RocksDB knows of chunks whose ids begin with one of them; these
-    /// ascend by their bytes. What is in memory isn't given, nor what a cache that fails has.
+    /// ascend by their bytes. What is in memory isn't given; of a cache that fails not all is, and then everything is in memory.
     pub fn each_in_order(
         &self,
         prefixes: &mut dyn Iterator<Item = u64>,
         take: &mut dyn FnMut(usize, Location),
     ) {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rocks) = &tables.rocks {
-            // Whoever asks for a single chunk notices a failure, and makes up for it.
-            drop(rocks.each_in_order(prefixes, take));
+        let done = tables.rocks.as_ref().map(|rocks| rocks.each_in_order(prefixes, take));
+        drop(tables);
+        if let Some(Err(error)) = done {
+            self.leave_cache(&error);
         }
     }
 
     /// A damaged cache costs time, never a chunk: everything is loaded again, into memory.
-    fn find_without_cache(&self, prefix: u64, error: &CacheError) -> Vec<Location> {
+    fn leave_cache(&self, error: &CacheError) {
         self.warn(format!("the index cache failed and is left aside: {error}"));
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(broken) = tables.rocks.take()
@@ -306,7 +313,6 @@ impl ChunkIndex {
         {
             self.warn(format!("the index could not be loaded again: {error}"));
         }
-        tables.memory.find(prefix, &tables.numbers).collect()
     }
 
     /// Lists the packs again: those that another process has pruned since count no longer, and what is condemned by now

@@ -6,52 +6,63 @@ use super::location::Location;
 use super::open::Repository;
 use crate::id::Id;
 
+/// Fewer than these are asked for one by one.
+const FEW: usize = 64;
+/// So many chunks are worth being looked up at once in RocksDB. They take 9 bytes of memory each.
+const AT_ONCE: usize = 2 << 20;
+/// What is gone through before the bases that came together are looked up, if these are many: each takes 16 to 33 bytes.
+const PART: usize = 1 << 16;
+const MANY_BASES: usize = 1 << 20;
+
 impl Repository {
     /// The chunk is in a pack that is there, and that pack has the size which the index expects; of a delta, the bases too.
     pub fn has_chunk(&self, id: &Id) -> Result<bool, RepositoryError> {
-        self.has(id.prefix())
+        match self.beneath() {
+            Some(beneath) if !self.has_here(id.prefix())? => beneath.has_chunk(id),
+            Some(_) => Ok(true),
+            None => self.has_here(id.prefix()),
+        }
     }
 
-    fn has(&self, prefix: u64) -> Result<bool, RepositoryError> {
+    fn has_here(&self, prefix: u64) -> Result<bool, RepositoryError> {
         let index = self.index()?;
         let is_whole = |location: &Location| {
             let mut bases = location.bases.iter();
             fits(index, location) && bases.all(|base| self.whole_copies(*base).is_ok_and(|copies| copies > 0))
         };
-        let here = index.find(prefix).is_some_and(|location| is_whole(&location))
-            || index.find_all(prefix).iter().any(is_whole);
-        match self.beneath() {
-            Some(beneath) if !here => beneath.has(prefix),
-            _ => Ok(here),
-        }
+        Ok(index.find(prefix).is_some_and(|location| is_whole(&location))
+            || index.find_all(prefix).iter().any(is_whole))
     }
 
-    /// Of chunks whose ids begin like these, those that `has_chunk` denies. An index in RocksDB is asked in its own order: the
-    /// more at once the better, since with very many each asking is about one reading of the whole table.
+    /// How many chunks `lacking` should be asked for at once: one asking for very many in RocksDB is about one reading of the
+    /// whole table.
+    pub fn looked_up_at_once(&self) -> Result<usize, RepositoryError> {
+        Ok(if self.index()?.is_in_memory() { FEW } else { AT_ONCE })
+    }
+
+    /// Of chunks whose ids begin like these, those that `has_chunk` denies, in any order. An index in RocksDB is asked in its
+    /// own order.
     pub fn lacking(&self, mut prefixes: Vec<u64>) -> Result<Vec<u64>, RepositoryError> {
         let index = self.index()?;
-        if !index.is_in_memory() {
+        if prefixes.len() >= FEW && !index.is_in_memory() {
+            // What this run has written, or no index file lists yet.
+            let is_known = |location: Location| location.bases.is_empty() && fits(index, &location);
+            prefixes.retain(|prefix| !index.find_in_memory(*prefix).is_some_and(is_known));
             sort_in_order(&mut prefixes);
             let mut found = found_in_order(index, &prefixes).into_iter();
             prefixes.retain(|_| !found.next().unwrap_or(false));
         }
         let mut lacking = Vec::new();
         for prefix in prefixes {
-            if !self.has(prefix)? {
+            if !self.has_here(prefix)? {
                 lacking.push(prefix);
             }
         }
-        Ok(lacking)
+        match self.beneath() {
+            Some(beneath) if !lacking.is_empty() => beneath.lacking(lacking),
+            _ => Ok(lacking),
+        }
     }
-
-    /// So many chunks are worth being looked up at once; 9 bytes of memory each.
-    pub const LOOKED_UP_AT_ONCE: usize = 2 << 20;
-}
-
-/// By their bytes, as RocksDB has them, each once.
-fn sort_in_order(prefixes: &mut Vec<u64>) {
-    prefixes.sort_unstable_by_key(|prefix| prefix.swap_bytes());
-    prefixes.dedup();
 }
 
 /// The pack is there, and long enough to hold it.
@@ -60,32 +71,73 @@ fn fits(index: &ChunkIndex, location: &Location) -> bool {
     index.pack_len(&location.pack).is_some_and(|len| end <= len)
 }
 
+/// By their bytes, as RocksDB has them, each once.
+fn sort_in_order(prefixes: &mut Vec<u64>) {
+    prefixes.sort_unstable_by_key(|prefix| prefix.swap_bytes());
+    prefixes.dedup();
+}
+
 /// Which of these chunks, in order, are there by RocksDB; of the others nothing is known.
 fn found_in_order(index: &ChunkIndex, prefixes: &[u64]) -> Vec<bool> {
     let mut found = vec![false; prefixes.len()];
-    let mut mark = |place: usize| found.get_mut(place).into_iter().for_each(|found| *found = true);
-    let mut differences: Vec<(usize, Box<[u64]>)> = Vec::new();
-    index.each_in_order(&mut prefixes.iter().copied(), &mut |place, location| {
-        if !fits(index, &location) {
-        } else if location.bases.is_empty() {
-            mark(place);
-        } else {
-            differences.push((place, location.bases));
+    let mut differences = Differences::default();
+    for (number, part) in prefixes.chunks(PART).enumerate() {
+        index.each_in_order(&mut part.iter().copied(), &mut |place, location| {
+            let place = number * PART + place;
+            let Some(found) = found.get_mut(place).filter(|_| fits(index, &location)) else { return };
+            if location.bases.is_empty() {
+                *found = true;
+            } else {
+                differences.add(place, &location.bases);
+            }
+        });
+        if differences.bases.len() >= MANY_BASES {
+            std::mem::take(&mut differences).mark(index, &mut found);
         }
-    });
-    let mut bases: Vec<u64> = differences.iter().flat_map(|(_, bases)| bases.iter().copied()).collect();
-    sort_in_order(&mut bases);
-    let mut whole = vec![false; bases.len()];
-    index.each_in_order(&mut bases.iter().copied(), &mut |place, location| {
-        if let Some(whole) = whole.get_mut(place) {
-            *whole |= !location.encoding.is_difference() && fits(index, &location);
-        }
-    });
-    let is_whole = |base: &u64| {
-        let place = bases.binary_search_by_key(&base.swap_bytes(), |prefix| prefix.swap_bytes());
-        place.is_ok_and(|place| whole.get(place).is_some_and(|whole| *whole))
-    };
-    let sound = differences.iter().filter(|(_, bases)| bases.iter().all(is_whole));
-    sound.for_each(|(place, _)| mark(*place));
+    }
+    differences.mark(index, &mut found);
     found
+}
+
+/// Chunks that are there if their bases are.
+#[derive(Default)]
+struct Differences {
+    /// The place of each, ascending, and how many bases it has.
+    places: Vec<(usize, usize)>,
+    /// How the ids of the bases begin, one chunk's behind another's.
+    bases: Vec<u64>,
+}
+
+impl Differences {
+    /// Of several copies the first must do.
+    fn add(&mut self, place: usize, bases: &[u64]) {
+        if self.places.last().is_none_or(|(last, _)| *last != place) {
+            self.places.push((place, bases.len()));
+            self.bases.extend_from_slice(bases);
+        }
+    }
+
+    /// Marks those of which RocksDB has a whole copy of every base.
+    fn mark(self, index: &ChunkIndex, found: &mut [bool]) {
+        let mut distinct = self.bases.clone();
+        sort_in_order(&mut distinct);
+        let mut whole = vec![false; distinct.len()];
+        index.each_in_order(&mut distinct.iter().copied(), &mut |place, location| {
+            if let Some(whole) = whole.get_mut(place) {
+                *whole |= !location.encoding.is_difference() && fits(index, &location);
+            }
+        });
+        let is_whole = |base: &u64| {
+            let place = distinct.binary_search_by_key(&base.swap_bytes(), |prefix| prefix.swap_bytes());
+            place.is_ok_and(|place| whole.get(place).is_some_and(|whole| *whole))
+        };
+        let mut rest = self.bases.as_slice();
+        for (place, count) in self.places {
+            let (bases, after) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+            rest = after;
+            if let Some(found) = found.get_mut(place) {
+                *found |= bases.iter().all(is_whole);
+            }
+        }
+    }
 }

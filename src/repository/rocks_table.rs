@@ -256,3 +256,48 @@ fn decode_place(value: &[u8]) -> Option<(Location, &[u8])> {
     };
     Some((location, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::RocksTable;
+    use crate::format::{Encoding, IndexFile, ListedChunk, ListedPack, PackKind};
+    use crate::id::Id;
+    use proptest::prelude::{ProptestConfig, prop, proptest};
+
+    /// Ids that begin alike, far from each other, and behind one another.
+    fn prefix(number: u16) -> u64 {
+        u64::from(number % 600).wrapping_mul(0x0123_4567_89AB_CDEF).swap_bytes()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Many that are asked for together are found like single ones, whichever files list them, however far apart they are.
+        #[test]
+        fn in_order_is_as_one_by_one(
+            files in prop::collection::vec(prop::collection::vec(0u16..600, 0..300), 1..5),
+            asked in prop::collection::vec(0u16..700, 0..120),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let mut table = RocksTable::open(directory.path()).unwrap();
+            for (number, chunks) in files.iter().enumerate() {
+                let (encoding, bases) = (Encoding::RAW, Box::default());
+                let chunk = |number: &u16| ListedChunk {
+                    prefix: prefix(*number), stored_len: 7, plain_len: 9, encoding, bases: Box::clone(&bases),
+                };
+                let id = Id::of(&number.to_le_bytes());
+                let pack = ListedPack { pack: id, kind: PackKind::Data, chunks: chunks.iter().map(chunk).collect() };
+                table.load(id, &IndexFile { packs: vec![pack] }).unwrap();
+            }
+            let mut asked: Vec<u64> = asked.into_iter().map(|number| prefix(number) + u64::from(number >= 650)).collect();
+            asked.sort_unstable_by_key(|prefix| prefix.to_le_bytes());
+            asked.dedup();
+            let mut found = vec![Vec::new(); asked.len()];
+            let mut take = |place: usize, location| found[place].push(location);
+            table.each_in_order(&mut asked.iter().copied(), &mut take).unwrap();
+            for (prefix, found) in asked.iter().zip(found) {
+                assert_eq!(found, table.find(*prefix).unwrap());
+            }
+        }
+    }
+}

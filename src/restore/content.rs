@@ -8,6 +8,7 @@ use crate::format::{ChunkRef, Entry, Segment};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{FileReader, Repository, RepositoryError};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -58,7 +59,8 @@ impl<'r> Contents<'r> {
     /// Each chunk is in a pack that is there, so that none is found missing midway.
     pub fn prove_presence(&self, numbers: &[u32]) -> Result<(), RepositoryError> {
         let needed = || numbers.iter().filter_map(|number| self.pieces.get(*number as usize));
-        let lacking = self.repository.lacking(needed().map(|(_, chunk)| chunk.id.prefix()).collect())?;
+        let prefixes = needed().map(|(_, chunk)| chunk.id.prefix()).collect();
+        let lacking: HashSet<u64> = self.repository.lacking(prefixes)?.into_iter().collect();
         match needed().find(|(_, chunk)| lacking.contains(&chunk.id.prefix())) {
             Some((_, chunk)) => Err(RepositoryError::MissingChunk { id: chunk.id }),
             None => Ok(()),

@@ -90,14 +90,15 @@ pub fn still(before: &Entry, name: &[u8], stat: &Stat) -> Entry {
 
 /// `still` would make the same entry again.
 pub fn is_told_by(before: &Entry, name: &[u8], stat: &Stat) -> bool {
-    before.name == name
-        && before.kind == EntryKind::File
-        && before.mode == stat.mode & 0o7777
-        && (before.uid, before.gid, before.mtime_ns) == (stat.uid, stat.gid, stat.mtime_ns)
-        && before.state == Some(stat.state())
-        && before.link == stat.link(false)
-        && (before.captured, before.rdev) == (Captured::Plain, 0)
-        && before.target.is_empty()
+    // Named one by one, so that a new one isn't forgotten; the last four are taken over.
+    let Entry { name: its_name, kind, mode, uid, gid, mtime_ns, link, captured, state, target, rdev, .. } =
+        before;
+    let Entry { size: _, xattrs: _, segments: _, content: _, .. } = before;
+    (its_name.as_slice(), *kind, *mode) == (name, EntryKind::File, stat.mode & 0o7777)
+        && (*uid, *gid, *mtime_ns) == (stat.uid, stat.gid, stat.mtime_ns)
+        && (*state, *link) == (Some(stat.state()), stat.link(false))
+        && (*captured, *rdev) == (Captured::Plain, 0)
+        && target.is_empty()
 }
 
 /// The entry of a regular file that is captured as it lies; content follows. `path` serves to read attributes.
@@ -114,4 +115,49 @@ pub fn file_entry(name: &[u8], metadata: &Metadata, path: &Path) -> Entry {
 /// The entry of a directory; its content follows.
 pub fn directory_entry(name: &[u8], stat: &Stat, path: &Path) -> Entry {
     Entry { xattrs: attributes_of(path), ..bare_entry(name, stat, EntryKind::Directory) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_told_by, still};
+    use crate::format::{Captured, Entry, EntryKind, Link};
+    use crate::source::stat::Stat;
+    use proptest::prelude::proptest;
+
+    proptest! {
+        /// An entry is taken over as it is just where it would be made the same again.
+        #[test]
+        fn told_is_what_would_be_made_again(
+            changes in 0u32..1 << 13, mode in 0u32..4, nlink in 1u64..3, odd in 0u8..5,
+        ) {
+            let stat = Stat {
+                dev: 1, ino: 2, mode: 0o100_000 | mode, nlink, uid: 3, gid: 4, rdev: 0, size: 5, mtime_ns: 6, ctime_ns: 7,
+            };
+            let mut entry = still(&Entry::bare(b"a".to_vec(), EntryKind::File), b"a", &stat);
+            entry.size = 5;
+            // Most of the time a single change: one in many is easily overlooked among others.
+            let changes = if odd > 0 { 1 << (changes % 13) } else { changes };
+            let is_set = |bit: u32| changes >> bit & 1 == 1;
+            for (bit, change) in [
+                (|entry: &mut Entry| entry.name.push(b'b')) as fn(&mut Entry),
+                |entry| entry.kind = EntryKind::Fifo,
+                |entry| entry.mode ^= 1,
+                |entry| entry.uid ^= 1,
+                |entry| entry.gid ^= 1,
+                |entry| entry.mtime_ns ^= 1,
+                |entry| entry.captured = Captured::Sqlite,
+                |entry| entry.state.iter_mut().for_each(|state| state.dev ^= 1),
+                |entry| entry.state = None,
+                |entry| entry.target.push(b'x'),
+                |entry| entry.rdev = 1,
+                |entry| entry.link = Some(Link { count: 9, dev: 1, ino: 2 }),
+                |entry| entry.xattrs.push((b"user.a".to_vec(), Vec::new())),
+            ].into_iter().enumerate() {
+                if is_set(bit as u32) {
+                    change(&mut entry);
+                }
+            }
+            assert_eq!(is_told_by(&entry, b"a", &stat), still(&entry, b"a", &stat) == entry);
+        }
+    }
 }

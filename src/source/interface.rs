@@ -180,8 +180,8 @@ pub fn is_still(entry: &Entry, captured_ns: i64, state: &FileState, mtime_ns: i6
 pub trait Recorder {
     /// What the parent snapshot has at `path` below the source (empty: the source itself).
     fn parent(&mut self, path: &[u8]) -> Result<Option<Seen>, CaptureError>;
-    /// Adds the file `name`, which lies at `path` below the source, with the parent's content and attributes, if `stat` proves
-    /// that it hasn't changed since. If not, nothing is done.
+    /// Adds the file `name`, which lies at `path` below the source, with the parent's content and extended attributes, if `stat`
+    /// proves that they haven't changed since. If not, nothing is done.
     fn keep(&mut self, path: &[u8], name: &[u8], stat: &Stat) -> Result<bool, CaptureError>;
     /// Records what `reader` gives until its end: the content of the file at `path` below the source. What the parent has
     /// there only tells what it may be compared with.

@@ -129,17 +129,24 @@ pub fn quick_chunks(
 ) -> Result<Found, RepositoryError> {
     let mut found = Found::default();
     let (mut prefixes, mut is_whole) = (Vec::new(), true);
+    let at_once = repository.looked_up_at_once()?;
     let walked = each_file(repository, root, &mut |path, entry| {
         see(path, entry);
         for chunk in repository.chunk_list(&entry.content)? {
             prefixes.push(chunk.id.prefix());
-            if prefixes.len() >= Repository::LOOKED_UP_AT_ONCE {
-                is_whole &= repository.lacking(std::mem::take(&mut prefixes))?.is_empty();
+            if prefixes.len() >= at_once {
+                is_whole = is_whole && repository.lacking(std::mem::take(&mut prefixes))?.is_empty();
+                prefixes.clear();
             }
         }
         Ok(())
     });
-    is_whole &= repository.lacking(prefixes)?.is_empty();
+    if let Err((_, error)) = &walked
+        && !is_damage(error)
+    {
+        return walked.map(|()| found).map_err(|(_, error)| error);
+    }
+    is_whole = is_whole && repository.lacking(prefixes)?.is_empty();
     let walked = if is_whole { walked } else { name_lacking(repository, source, root, &mut found) };
     match walked {
         Ok(()) => Ok(found),

@@ -50,7 +50,11 @@ def main():
             calls += 1
             lane.step(name)
             if calls % CALLS_BETWEEN == 0 and lane.state.get(name):
-                count = missed(lane, name)
+                try:
+                    count = missed(lane, name)
+                except verify.Broken as broken:
+                    print(f"{name}: {broken}", flush=True)
+                    continue
                 found[count] += 1
                 if count:
                     live, deleted = len(lane.state[name]), len(lane.deleted[name])

@@ -148,7 +148,7 @@ def check_embeddings(handle, name, records):
 
 
 def check_queries(handle, name, records):
-    """How many ids are unreachable: one and a tenth of all at most. No query may know an id that isn't there.
+    """How many ids are unreachable: one and a tenth of all, eight at most. No query may know an id that isn't there.
 
     Each id must be among the five nearest to its own vector. hnswlib itself leaves points of a graph with many updated and
     deleted ones without a way to them: unreachable.py has seen up to 5 of 101 in a live store. That their embeddings are
@@ -161,7 +161,7 @@ def check_queries(handle, name, records):
         unknown.update(id for answer in answers for id in answer if id not in records)
     if unknown:
         raise Broken(f"query: {name}: {len(unknown)} ids that aren't there, as {sorted(unknown)[:3]}")
-    if len(missed) > 1 + len(records) // 10:
+    if len(missed) > 1 + min(7, len(records) // 10):
         raise Broken(f"query: {name}: {len(missed)} of {len(records)} ids not found, as {missed[:3]}")
     return len(missed)
 

@@ -144,7 +144,9 @@ fn an_unusable_cache_directory_is_said_and_done_without() {
 fn open(scratch: &Scratch, in_rocks: bool) -> Repository {
     let backend = Arc::new(LocalBackend::new(scratch.path("repo")));
     let cache_directory = in_rocks.then(|| scratch.path("another-cache"));
-    Repository::open(backend, IndexOptions { cache_directory, memory_limit_bytes: 0 }).unwrap()
+    let opened = Repository::open(backend, IndexOptions { cache_directory, memory_limit_bytes: 0 }).unwrap();
+    assert_eq!(opened.index().unwrap().describe().starts_with("RocksDB"), in_rocks);
+    opened
 }
 
 /// How the ids of all chunks begin, and those that are differences.

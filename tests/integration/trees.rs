@@ -1,6 +1,10 @@
 //! Directory trees come back as they were, whatever they hold.
 
+use crate::restore_states::{crash_database, make_database};
 use crate::support::{Scratch, cases, describe, has, is_root, noise, put, run, settle};
+use icecore::backend::LocalBackend;
+use icecore::format::Content;
+use icecore::repository::{IndexOptions, Repository};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use proptest::strategy::Strategy;
 use std::collections::BTreeMap;
@@ -9,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 /// Backs the tree `tree` up, restores it to `out`, and compares everything.
 fn round_trip(scratch: &Scratch) {
@@ -110,6 +115,62 @@ fn long_paths_come_back() {
     assert_eq!(output.stdout, b"deep\n");
     for place in [&tree, &scratch.path("out")] {
         run(Command::new("rm").arg("-rf").arg(place));
+    }
+}
+
+/// Where the entries of the newest snapshot's only source are kept.
+fn newest_root(scratch: &Scratch) -> Content {
+    let backend = Arc::new(LocalBackend::new(scratch.path("repo")));
+    let repository = Repository::open(backend, IndexOptions::default()).unwrap();
+    let newest = repository.snapshots().unwrap().list.pop().unwrap();
+    newest.manifest.sources[0].root.clone().unwrap().content
+}
+
+#[test]
+fn a_tree_is_the_same_whether_directories_are_taken_over_or_read_anew() {
+    if !has("python3") {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.init();
+    let tree = scratch.mkdir("tree");
+    let mut names = Vec::new();
+    for directory in ["", "a", "a/b", "a/b/c", "d", "links"] {
+        std::fs::create_dir_all(tree.join(directory)).unwrap();
+        for name in ["1", "2", "left out", "9"] {
+            names.push(tree.join(directory).join(name));
+        }
+    }
+    names.iter().for_each(|name| put(name, "first"));
+    symlink("1", tree.join("links/symlink")).unwrap();
+    std::fs::hard_link(tree.join("a/1"), tree.join("links/hard")).unwrap();
+    make_database(&tree.join("d"), "wal");
+    // Each change alone, and what came before stays.
+    let changes: [&dyn Fn(); 9] = [
+        &|| {},
+        &|| put(&tree.join("a/b/2"), "second"),
+        &|| std::fs::remove_file(tree.join("a/b/9")).unwrap(),
+        &|| put(&tree.join("a/0"), "new"),
+        &|| std::fs::remove_dir_all(tree.join("a/b/c")).unwrap(),
+        &|| symlink("2", tree.join("links/another")).unwrap(),
+        &|| std::fs::remove_file(tree.join("links/hard")).unwrap(),
+        &|| crash_database(&tree.join("d"), "wal"),
+        &|| put(&tree.join("left out"), "whatever"),
+    ];
+    settle();
+    for (number, change) in changes.into_iter().enumerate() {
+        change();
+        settle();
+        let backup = ["backup", "tree", "--exclude", "left out"];
+        let taken = scratch.ok(backup);
+        let kept = newest_root(&scratch);
+        assert_eq!(
+            taken["sources"]["tree"]["unchanged_files"].as_u64().unwrap() > 10,
+            number > 0,
+            "{number}"
+        );
+        scratch.ok(backup.iter().chain(&["--reread"]));
+        assert_eq!(kept, newest_root(&scratch), "{number}");
     }
 }
 
