@@ -120,6 +120,20 @@ fn is_damage(error: &RepositoryError) -> bool {
     matches!(error, RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })
 }
 
+/// Damage on the way is a finding, another error the end of the proof.
+fn ended(
+    mut found: Found,
+    source: &SourceRecord,
+    walked: Result<(), (Vec<u8>, RepositoryError)>,
+) -> Result<Found, RepositoryError> {
+    match walked {
+        Ok(()) => {}
+        Err((path, error)) if is_damage(&error) => found.damage(source, &path, &error),
+        Err((_, error)) => return Err(error),
+    }
+    Ok(found)
+}
+
 /// Each chunk is in a pack that is there and long enough. `see` gets each file.
 pub fn quick_chunks(
     repository: &Repository,
@@ -144,18 +158,11 @@ pub fn quick_chunks(
     if let Err((_, error)) = &walked
         && !is_damage(error)
     {
-        return walked.map(|()| found).map_err(|(_, error)| error);
+        return ended(found, source, walked);
     }
     is_whole = is_whole && repository.lacking(prefixes)?.is_empty();
     let walked = if is_whole { walked } else { name_lacking(repository, source, root, &mut found) };
-    match walked {
-        Ok(()) => Ok(found),
-        Err((path, error)) if is_damage(&error) => {
-            found.damage(source, &path, &error);
-            Ok(found)
-        }
-        Err((_, error)) => Err(error),
-    }
+    ended(found, source, walked)
 }
 
 /// Names each file of which a chunk is missing, with the first such chunk.
@@ -199,14 +206,7 @@ pub fn all_chunks(
     };
     let walked = each_file(repository, root, &mut walk);
     read_batch(repository, source, &batch, &mut found, progress)?;
-    match walked {
-        Ok(()) => Ok(found),
-        Err((path, error)) if is_damage(&error) => {
-            found.damage(source, &path, &error);
-            Ok(found)
-        }
-        Err((_, error)) => Err(error),
-    }
+    ended(found, source, walked)
 }
 
 fn read_batch(
