@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 POINTS = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -55,6 +56,8 @@ def data(release: Path, records: int) -> None:
             place = Place(release, Path(root))
             make = str(release / "examples" / "dataset")
             place.run(make, "make", "data", str(records * times))
+            # What changed just before a backup is read again by the next one.
+            time.sleep(0.1)
             first, peak, _ = place.backup()
             unchanged, _, _ = place.backup()
             place.run(make, "grow", "data", "1")
