@@ -51,30 +51,15 @@ struct Tables {
     private: Option<tempfile::TempDir>,
 }
 
-/// What a second look at the packs found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refreshed {
-    /// Packs are gone that were there at the look before.
-    pub is_any_gone: bool,
-    pub is_any_condemned: bool,
-}
-
-impl Refreshed {
-    /// Not everything that was there can be relied on.
-    pub fn is_less(self) -> bool {
-        self.is_any_gone || self.is_any_condemned
-    }
-}
-
 /// The index of an open repository. Safe to share between threads.
 pub struct ChunkIndex {
-    backend: Arc<dyn Backend>,
+    pub(super) backend: Arc<dyn Backend>,
     tables: RwLock<Tables>,
-    packs: RwLock<IdMap<u64>>,
+    pub(super) packs: RwLock<IdMap<u64>>,
     /// Packs that a prune has condemned: they are read, but nothing new may rely on them.
-    doomed: RwLock<HashSet<Id>>,
-    seals: Seals,
-    trailers: Trailers,
+    pub(super) doomed: RwLock<HashSet<Id>>,
+    pub(super) seals: Seals,
+    pub(super) trailers: Trailers,
     index_files: Vec<(Id, u64)>,
     /// What was wrong but could be worked around.
     warnings: Mutex<Vec<String>>,
@@ -239,24 +224,6 @@ impl ChunkIndex {
         tables.memory.find(prefix, &tables.numbers).find(|location| self.has_pack(&location.pack))
     }
 
-    /// The chunk is in a pack that is there to stay, by that pack's trailer. One whose trailer can't be read doesn't count.
-    pub fn holds(&self, id: &Id) -> Result<bool, RepositoryError> {
-        for location in self.find_all(id.prefix()) {
-            let lasts = self.lasting_packs(&location).is_some();
-            let Some(len) = self.pack_len(&location.pack).filter(|_| lasts) else { continue };
-            match self.trailers.holds(&*self.backend, (location.pack, len), location.offset, id) {
-                Ok(true) => return Ok(true),
-                Ok(false) => {}
-                Err(RepositoryError::Damaged { file, detail }) => {
-                    self.warn(format!("{file} is damaged and left aside: {detail}"));
-                }
-                Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(false)
-    }
-
     /// Everywhere that a chunk may lie whose id begins like this: where one copy is damaged another may be whole.
     pub fn find_all(&self, prefix: u64) -> Vec<Location> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
@@ -313,54 +280,6 @@ impl ChunkIndex {
         {
             self.warn(format!("the index could not be loaded again: {error}"));
         }
-    }
-
-    /// Lists the packs again: those that another process has pruned since count no longer, and what is condemned by now
-    /// counts as that.
-    pub fn refresh(&self) -> Result<Refreshed, RepositoryError> {
-        // What a prune deletes it has condemned before, so the listing of packs comes last.
-        let condemned = read_doomed(&*self.backend, &self.seals)?.list.into_iter();
-        let condemned: HashSet<Id> =
-            condemned.filter(|doomed| doomed.kind == DoomedKind::Pack).map(|doomed| doomed.id).collect();
-        let now: IdMap<u64> = listing_of_packs(&*self.backend)?.into_iter().collect();
-        let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
-        let before = packs.len();
-        packs.retain(|pack, size| now.get(pack) == Some(size));
-        let refreshed =
-            Refreshed { is_any_gone: packs.len() < before, is_any_condemned: !condemned.is_empty() };
-        drop(packs);
-        *self.doomed.write().unwrap_or_else(PoisonError::into_inner) = condemned;
-        Ok(refreshed)
-    }
-
-    /// Where a chunk lies in a pack that is there to stay, the bases of a delta too; what it is that it relies on.
-    pub fn lasting(&self, prefix: u64) -> Option<Vec<Id>> {
-        self.find_all(prefix).iter().find_map(|location| self.lasting_packs(location))
-    }
-
-    fn lasting_packs(&self, location: &Location) -> Option<Vec<Id>> {
-        let mut packs = vec![self.is_lasting(location).then_some(location.pack)?];
-        for base in &location.bases {
-            let whole = self.find_all(*base).into_iter();
-            let mut whole = whole.filter(|base| !base.encoding.is_difference() && self.is_lasting(base));
-            packs.push(whole.next()?.pack);
-        }
-        Some(packs)
-    }
-
-    /// The pack is there, and nobody has condemned it.
-    pub fn is_lasting_pack(&self, pack: &Id) -> bool {
-        self.has_pack(pack) && !self.is_doomed(pack)
-    }
-
-    /// A prune has condemned a pack of this name.
-    pub fn is_doomed(&self, pack: &Id) -> bool {
-        self.doomed.read().unwrap_or_else(PoisonError::into_inner).contains(pack)
-    }
-
-    fn is_lasting(&self, location: &Location) -> bool {
-        let end = location.offset + u64::from(location.stored_len);
-        self.is_lasting_pack(&location.pack) && self.pack_len(&location.pack).is_some_and(|len| end <= len)
     }
 
     /// The packs that are there, with their sizes.
@@ -453,6 +372,12 @@ impl ChunkIndex {
         self.packs.read().unwrap_or_else(PoisonError::into_inner).contains_key(pack)
     }
 
+    /// The pack is there, and long enough to hold what is said to lie there.
+    pub fn fits(&self, location: &Location) -> bool {
+        let end = location.offset + u64::from(location.stored_len);
+        self.pack_len(&location.pack).is_some_and(|len| end <= len)
+    }
+
     /// Bytes of a pack by the listing.
     pub fn pack_len(&self, pack: &Id) -> Option<u64> {
         self.packs.read().unwrap_or_else(PoisonError::into_inner).get(pack).copied()
@@ -480,7 +405,7 @@ impl ChunkIndex {
         self.damaged_files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn warn(&self, warning: String) {
+    pub(super) fn warn(&self, warning: String) {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         if !warnings.contains(&warning) {
             warnings.push(warning);
@@ -497,6 +422,7 @@ fn listing(
     Ok(listed.into_iter().filter_map(|(path, size)| Some((pick(Key::parse(&path)?)?, size))).collect())
 }
 
-fn listing_of_packs(backend: &dyn Backend) -> Result<Vec<(Id, u64)>, RepositoryError> {
+/// The packs that are there, with their sizes.
+pub(super) fn listing_of_packs(backend: &dyn Backend) -> Result<Vec<(Id, u64)>, RepositoryError> {
     listing(backend, "packs", |key| if let Key::Pack(id) = key { Some(id) } else { None })
 }

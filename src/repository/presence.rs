@@ -17,10 +17,10 @@ const MANY_BASES: usize = 1 << 20;
 impl Repository {
     /// The chunk is in a pack that is there, and that pack has the size which the index expects; of a delta, the bases too.
     pub fn has_chunk(&self, id: &Id) -> Result<bool, RepositoryError> {
+        let is_here = self.has_here(id.prefix())?;
         match self.beneath() {
-            Some(beneath) if !self.has_here(id.prefix())? => beneath.has_chunk(id),
-            Some(_) => Ok(true),
-            None => self.has_here(id.prefix()),
+            Some(beneath) if !is_here => beneath.has_chunk(id),
+            _ => Ok(is_here),
         }
     }
 
@@ -28,7 +28,7 @@ impl Repository {
         let index = self.index()?;
         let is_whole = |location: &Location| {
             let mut bases = location.bases.iter();
-            fits(index, location) && bases.all(|base| self.whole_copies(*base).is_ok_and(|copies| copies > 0))
+            index.fits(location) && bases.all(|base| self.whole_copies(*base).is_ok_and(|copies| copies > 0))
         };
         Ok(index.find(prefix).is_some_and(|location| is_whole(&location))
             || index.find_all(prefix).iter().any(is_whole))
@@ -46,7 +46,7 @@ impl Repository {
         let index = self.index()?;
         if prefixes.len() >= FEW && !index.is_in_memory() {
             // What this run has written, or no index file lists yet.
-            let is_known = |location: Location| location.bases.is_empty() && fits(index, &location);
+            let is_known = |location: Location| location.bases.is_empty() && index.fits(&location);
             prefixes.retain(|prefix| !index.find_in_memory(*prefix).is_some_and(is_known));
             sort_in_order(&mut prefixes);
             let mut found = found_in_order(index, &prefixes).into_iter();
@@ -65,12 +65,6 @@ impl Repository {
     }
 }
 
-/// The pack is there, and long enough to hold it.
-fn fits(index: &ChunkIndex, location: &Location) -> bool {
-    let end = location.offset + u64::from(location.stored_len);
-    index.pack_len(&location.pack).is_some_and(|len| end <= len)
-}
-
 /// By their bytes, as RocksDB has them, each once.
 fn sort_in_order(prefixes: &mut Vec<u64>) {
     prefixes.sort_unstable_by_key(|prefix| prefix.swap_bytes());
@@ -84,10 +78,10 @@ fn found_in_order(index: &ChunkIndex, prefixes: &[u64]) -> Vec<bool> {
     for (number, part) in prefixes.chunks(PART).enumerate() {
         index.each_in_order(&mut part.iter().copied(), &mut |place, location| {
             let place = number * PART + place;
-            let Some(found) = found.get_mut(place).filter(|_| fits(index, &location)) else { return };
+            let Some(found) = found.get_mut(place).filter(|_| index.fits(&location)) else { return };
             if location.bases.is_empty() {
                 *found = true;
-            } else {
+            } else if !*found {
                 differences.add(place, &location.bases);
             }
         });
@@ -124,7 +118,7 @@ impl Differences {
         let mut whole = vec![false; distinct.len()];
         index.each_in_order(&mut distinct.iter().copied(), &mut |place, location| {
             if let Some(whole) = whole.get_mut(place) {
-                *whole |= !location.encoding.is_difference() && fits(index, &location);
+                *whole |= !location.encoding.is_difference() && index.fits(&location);
             }
         });
         let is_whole = |base: &u64| {

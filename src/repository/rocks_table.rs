@@ -178,10 +178,10 @@ impl RocksTable {
         for (number, prefix) in prefixes.enumerate() {
             let wanted = prefix.to_le_bytes();
             let is_before = |key: Option<&[u8]>| key.is_some_and(|key| key < wanted.as_slice());
-            for _ in 0..NEAR {
-                if is_before(rows.key()) {
-                    rows.next();
-                }
+            let mut steps = 0;
+            while steps < NEAR && is_before(rows.key()) {
+                rows.next();
+                steps += 1;
             }
             if number == 0 || is_before(rows.key()) {
                 rows.seek(wanted);

@@ -90,10 +90,24 @@ pub fn still(before: &Entry, name: &[u8], stat: &Stat) -> Entry {
 
 /// `still` would make the same entry again.
 pub fn is_told_by(before: &Entry, name: &[u8], stat: &Stat) -> bool {
-    // Named one by one, so that a new one isn't forgotten; the last four are taken over.
-    let Entry { name: its_name, kind, mode, uid, gid, mtime_ns, link, captured, state, target, rdev, .. } =
-        before;
-    let Entry { size: _, xattrs: _, segments: _, content: _, .. } = before;
+    // All are named, so that a new one isn't forgotten; four are taken over.
+    let Entry {
+        name: its_name,
+        kind,
+        mode,
+        uid,
+        gid,
+        mtime_ns,
+        link,
+        captured,
+        state,
+        target,
+        rdev,
+        size: _,
+        xattrs: _,
+        segments: _,
+        content: _,
+    } = before;
     (its_name.as_slice(), *kind, *mode) == (name, EntryKind::File, stat.mode & 0o7777)
         && (*uid, *gid, *mtime_ns) == (stat.uid, stat.gid, stat.mtime_ns)
         && (*state, *link) == (Some(stat.state()), stat.link(false))
