@@ -114,11 +114,14 @@ impl IndexFile {
         for _ in 0..count {
             let pack = reader.id()?;
             let kind = PackKind::from_byte(reader.u8()?)?;
-            let chunks = reader.u32()? as usize;
-            if chunks > reader.remaining() / ListedChunk::LEN {
+            let count = reader.u32()? as usize;
+            if count > reader.remaining() / ListedChunk::LEN {
                 return Err(FormatError::Truncated { what: "index" });
             }
-            let chunks = (0..chunks).map(|_| ListedChunk::decode(&mut reader)).collect::<Result<_, _>>()?;
+            let mut chunks = Vec::with_capacity(count);
+            for _ in 0..count {
+                chunks.push(ListedChunk::decode(&mut reader)?);
+            }
             packs.push(ListedPack { pack, kind, chunks });
         }
         reader.finish()?;

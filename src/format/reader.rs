@@ -36,8 +36,7 @@ impl<'a> Reader<'a> {
 
     /// Three bytes, little-endian.
     pub fn u24(&mut self) -> Result<u32, FormatError> {
-        let bytes = self.take(3)?;
-        Ok(bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte)))
+        self.array().map(|[low, middle, high]| u32::from_le_bytes([low, middle, high, 0]))
     }
 
     pub fn u64(&mut self) -> Result<u64, FormatError> {

@@ -215,13 +215,28 @@ impl ChunkIndex {
 
     /// Where a chunk may lie whose id begins like this, or `None`.
     pub fn find(&self, prefix: u64) -> Option<Location> {
-        self.find_in_memory(prefix).or_else(|| self.find_all(prefix).into_iter().next())
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let mut in_memory = tables.memory.find(prefix, &tables.numbers);
+        let found = in_memory.find(|location| self.has_pack(&location.pack));
+        drop(in_memory);
+        drop(tables);
+        found.or_else(|| self.find_all(prefix).into_iter().next())
     }
 
-    /// As `find`, but only of what is in memory.
-    pub fn find_in_memory(&self, prefix: u64) -> Option<Location> {
+    /// Takes out the chunks of which something in memory says that they, and a whole copy of each of their bases, lie where
+    /// they fit. Of the others the rest of the index may know.
+    pub fn take_out_known(&self, prefixes: &mut Vec<u64>) {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        tables.memory.find(prefix, &tables.numbers).find(|location| self.has_pack(&location.pack))
+        let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner);
+        let len = |number| tables.numbers.id(number).and_then(|pack| packs.get(&pack)).copied();
+        let mut latest = (0, len(0));
+        let mut fits = |number, end| {
+            if latest.0 != number {
+                latest = (number, len(number));
+            }
+            latest.1.is_some_and(|len| end <= len)
+        };
+        prefixes.retain(|prefix| !tables.memory.is_there(*prefix, &mut fits));
     }
 
     /// Everywhere that a chunk may lie whose id begins like this: where one copy is damaged another may be whole.

@@ -41,10 +41,10 @@ pub struct MemoryTable {
     first: PrefixMap<u32>,
     /// Further places of the few chunks that lie in several packs, and of ids that begin alike.
     others: PrefixMap<Vec<u32>>,
-    /// The bases of deltas, by `spread` numbers of places.
-    bases: PrefixMap<Box<[u64]>>,
-    /// The place that was asked for last.
-    latest: AtomicU32,
+    /// The bases of deltas, one delta's behind another's.
+    bases: Vec<u64>,
+    /// The whole chunk, and the delta, that were asked for last.
+    latest: [AtomicU32; 2],
 }
 
 #[derive(Clone, Copy)]
@@ -54,12 +54,15 @@ struct Place {
     offset: u32,
     stored_len: u32,
     plain_len: u32,
+    /// Where its bases begin.
+    bases: u32,
     encoding: u8,
 }
 
-/// Small numbers are no hashes: one to one with numbers that look like some (Knuth's multiplicative hashing).
-fn spread(number: u32) -> u64 {
-    u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+impl Place {
+    fn end(&self) -> u64 {
+        u64::from(self.offset) + u64::from(self.stored_len)
+    }
 }
 
 impl MemoryTable {
@@ -74,15 +77,15 @@ impl MemoryTable {
         let pack = numbers.number(listed.pack);
         self.first.reserve(listed.chunks.len());
         for (offset, chunk) in listed.places() {
-            let (Ok(offset), Ok(number)) = (u32::try_from(offset), u32::try_from(self.places.len())) else {
+            let (Ok(offset), Ok(number), Ok(at)) =
+                (u32::try_from(offset), u32::try_from(self.places.len()), u32::try_from(self.bases.len()))
+            else {
                 continue;
             };
             let ListedChunk { prefix, stored_len, plain_len, encoding, ref bases } = *chunk;
             let encoding = encoding.byte();
-            self.places.push(Place { prefix, pack, offset, stored_len, plain_len, encoding });
-            if !bases.is_empty() {
-                self.bases.insert(spread(number), bases.clone());
-            }
+            self.places.push(Place { prefix, pack, offset, stored_len, plain_len, bases: at, encoding });
+            self.bases.extend_from_slice(bases);
             match self.first.entry(prefix) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(number);
@@ -94,37 +97,60 @@ impl MemoryTable {
 
     /// Everywhere that a chunk may lie whose id begins like this.
     pub fn find(&self, prefix: u64, numbers: &PackNumbers) -> impl Iterator<Item = Location> {
+        self.places(prefix).filter_map(|(place, encoding)| {
+            Some(Location {
+                pack: numbers.id(place.pack)?,
+                offset: u64::from(place.offset),
+                stored_len: place.stored_len,
+                plain_len: place.plain_len,
+                encoding,
+                bases: self.bases(place, encoding).into(),
+            })
+        })
+    }
+
+    /// Some place of a chunk whose id begins like this will do, and so does one where each of its bases lies whole. `does` is
+    /// given a pack's number and where in it the chunk ends. As `find`, but nothing is made.
+    pub fn is_there(&self, prefix: u64, does: &mut dyn FnMut(u32, u64) -> bool) -> bool {
+        self.places(prefix).any(|(place, encoding)| {
+            let mut is_whole = |base: &u64| {
+                let mut places = self.places(*base);
+                places.any(|(place, encoding)| !encoding.is_difference() && does(place.pack, place.end()))
+            };
+            self.bases(place, encoding).iter().all(&mut is_whole) && does(place.pack, place.end())
+        })
+    }
+
+    fn places(&self, prefix: u64) -> impl Iterator<Item = (&Place, Encoding)> {
         let others = self.others.get(&prefix);
         let first = match others {
             None => self.behind_latest(prefix),
             Some(_) => None,
         };
         let first = first.or_else(|| self.first.get(&prefix).copied());
-        if let Some(first) = first {
-            self.latest.store(first, Ordering::Relaxed);
-        }
         let all = first.into_iter().chain(others.into_iter().flatten().copied());
-        all.filter_map(|number| self.location(number, numbers))
-    }
-
-    /// The chunk behind the one that was asked for last, if it is this one: mostly that saves a miss of the processor's caches.
-    fn behind_latest(&self, prefix: u64) -> Option<u32> {
-        let number = self.latest.load(Ordering::Relaxed).wrapping_add(1);
-        self.places.get(number as usize).filter(|place| place.prefix == prefix).map(|_| number)
-    }
-
-    fn location(&self, number: u32, numbers: &PackNumbers) -> Option<Location> {
-        let place = self.places.get(number as usize)?;
-        let encoding = Encoding::from_byte(place.encoding).ok()?;
-        let bases = if encoding.bases == 0 { None } else { self.bases.get(&spread(number)) };
-        Some(Location {
-            pack: numbers.id(place.pack)?,
-            offset: u64::from(place.offset),
-            stored_len: place.stored_len,
-            plain_len: place.plain_len,
-            encoding,
-            bases: bases.cloned().unwrap_or_default(),
+        all.filter_map(|number| {
+            let place = self.places.get(number as usize)?;
+            let encoding = Encoding::from_byte(place.encoding).ok()?;
+            let [whole, delta] = &self.latest;
+            let latest = if encoding.is_difference() { delta } else { whole };
+            latest.store(number, Ordering::Relaxed);
+            Some((place, encoding))
         })
+    }
+
+    /// The chunk behind one that was asked for last, if it is this one: mostly that saves a miss of the processor's caches.
+    /// Whole chunks and deltas lie apart, each in order.
+    fn behind_latest(&self, prefix: u64) -> Option<u32> {
+        let numbers = self.latest.iter().map(|latest| latest.load(Ordering::Relaxed).wrapping_add(1));
+        numbers
+            .into_iter()
+            .find(|number| self.places.get(*number as usize).is_some_and(|place| place.prefix == prefix))
+    }
+
+    fn bases(&self, place: &Place, encoding: Encoding) -> &[u64] {
+        let from = place.bases as usize;
+        self.bases.get(from..from + usize::from(encoding.bases)).unwrap_or_default()
     }
 
     /// How many chunks it knows.
@@ -149,6 +175,7 @@ mod tests {
         fn all_places_are_found_in_any_order(
             packs in prop::collection::vec(prop::collection::vec((0u64..60, 0u8..3), 1..40), 1..6),
             asked in prop::collection::vec(0u64..70, 0..200),
+            long in prop::collection::vec(0u64..400, 6),
         ) {
             let (mut table, mut numbers) = (MemoryTable::default(), PackNumbers::default());
             let mut expected: HashMap<u64, Vec<(Id, u64, usize)>> = HashMap::new();
@@ -172,6 +199,17 @@ mod tests {
                 assert_eq!(found, expected.get(&prefix).cloned().unwrap_or_default());
             }
             assert_eq!(table.len(), expected.len());
+            let id = |number: u32| Id::of(&[number as u8]);
+            let fits = |pack: Id, end: u64| (0u32..).zip(&long).any(|(number, len)| id(number) == pack && end <= *len);
+            for prefix in 0..70 {
+                let places = |prefix| expected.get(&prefix).into_iter().flatten();
+                let lies = |(pack, offset, _): &(Id, u64, usize)| fits(*pack, offset + 10);
+                let is_there = places(prefix).any(|place| {
+                    let is_whole = |base| places(base).any(|place| place.2 == 0 && lies(place));
+                    lies(place) && (0..place.2 as u64).all(is_whole)
+                });
+                assert_eq!(table.is_there(prefix, &mut |number, end| fits(id(number), end)), is_there, "{prefix}");
+            }
         }
     }
 }

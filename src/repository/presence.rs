@@ -17,11 +17,7 @@ const MANY_BASES: usize = 1 << 20;
 impl Repository {
     /// The chunk is in a pack that is there, and that pack has the size which the index expects; of a delta, the bases too.
     pub fn has_chunk(&self, id: &Id) -> Result<bool, RepositoryError> {
-        let is_here = self.has_here(id.prefix())?;
-        match self.beneath() {
-            Some(beneath) if !is_here => beneath.has_chunk(id),
-            _ => Ok(is_here),
-        }
+        Ok(self.lacking(vec![id.prefix()])?.is_empty())
     }
 
     fn has_here(&self, prefix: u64) -> Result<bool, RepositoryError> {
@@ -30,8 +26,7 @@ impl Repository {
             let mut bases = location.bases.iter();
             index.fits(location) && bases.all(|base| self.whole_copies(*base).is_ok_and(|copies| copies > 0))
         };
-        Ok(index.find(prefix).is_some_and(|location| is_whole(&location))
-            || index.find_all(prefix).iter().any(is_whole))
+        Ok(index.find_all(prefix).iter().any(is_whole))
     }
 
     /// How many chunks `lacking` should be asked for at once: one asking for very many in RocksDB is about one reading of the
@@ -44,10 +39,8 @@ impl Repository {
     /// own order.
     pub fn lacking(&self, mut prefixes: Vec<u64>) -> Result<Vec<u64>, RepositoryError> {
         let index = self.index()?;
+        index.take_out_known(&mut prefixes);
         if prefixes.len() >= FEW && !index.is_in_memory() {
-            // What this run has written, or no index file lists yet.
-            let is_known = |location: Location| location.bases.is_empty() && index.fits(&location);
-            prefixes.retain(|prefix| !index.find_in_memory(*prefix).is_some_and(is_known));
             sort_in_order(&mut prefixes);
             let mut found = found_in_order(index, &prefixes).into_iter();
             prefixes.retain(|_| !found.next().unwrap_or(false));

@@ -18,10 +18,12 @@ pub fn remove_stale_scratch(directory: &Path) {
     for item in listing.flatten() {
         let name = item.file_name();
         let name = name.to_string_lossy();
-        let is_scratch = name.starts_with(CHECK_PREFIX) || name.starts_with(ROLLBACK_PREFIX);
+        if !name.starts_with(CHECK_PREFIX) && !name.starts_with(ROLLBACK_PREFIX) {
+            continue;
+        }
         let Ok(metadata) = item.metadata() else { continue };
         let is_old = metadata.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > AGE));
-        if is_scratch && is_old && metadata.uid() == own.uid() {
+        if is_old && metadata.uid() == own.uid() {
             let _ = if metadata.is_dir() {
                 fs::remove_dir_all(item.path())
             } else {
