@@ -1,9 +1,18 @@
 //! Content of which a comparison has told before what is as in the parent, and what has to be read.
 
+use super::old::Old;
+use super::pool::{Handed, Pool, Work};
+use super::stream::Stream;
 use crate::format::ChunkRef;
+use crate::progress::Progress;
+use crate::source::{CaptureError, Patches};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// What is handed over at a time.
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// A part of a file, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +59,48 @@ pub fn parts(chunks: &[ChunkRef], differing: &[u32], size: u64) -> Vec<Part> {
     let listed = at.min(size);
     read(listed, size - listed, (chunks.len(), chunks.len()), &mut parts);
     parts
+}
+
+/// Takes what differs.
+pub struct Keeping<'r> {
+    pub pool: &'r Pool,
+    pub progress: &'r dyn Progress,
+    pub old: Arc<Old>,
+    /// Where it is noted what would make the file the parent's again.
+    pub patches: Arc<Patches>,
+}
+
+impl Keeping<'_> {
+    /// Submits what lies in the place of these chunks, cut where they were: what is saved once needs no cuts of its own, and each
+    /// chunk has the one to which it is a difference. Returns the bytes; fewer where the content ends before.
+    pub fn run(
+        &self,
+        stream: &mut Stream<'_>,
+        (mut first, behind): Numbers,
+        handed: &mut Vec<Handed>,
+    ) -> Result<u64, CaptureError> {
+        let begin = self.old.start(first);
+        while first < behind {
+            if self.progress.interrupted() {
+                return Err(CaptureError::Interrupted);
+            }
+            let batch = self.old.batch(first, BATCH_BYTES);
+            let numbers = first..batch.end.min(behind);
+            let wanted = (self.old.start(numbers.end) - self.old.start(first)) as usize;
+            let read = stream.next(wanted).map_err(CaptureError::Reading)?;
+            if read.len() < wanted {
+                stream.give_back(&read);
+                break;
+            }
+            self.progress.advance(wanted as u64);
+            first = numbers.end;
+            let (old, patches) = (Arc::clone(&self.old), Arc::clone(&self.patches));
+            handed.push(Handed::Promised(
+                self.pool.submit(Arc::new(read), Work::InPlace { numbers, old, patches }),
+            ));
+        }
+        Ok(self.old.start(first) - begin)
+    }
 }
 
 /// Reads a range of a file.

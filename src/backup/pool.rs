@@ -6,6 +6,7 @@ use crate::chunking::{Cuts, Cutter, replay};
 use crate::format::{ChunkRef, PackKind};
 use crate::id::Id;
 use crate::repository::{Before, ChunkWriter, NewChunk, RepositoryError};
+use crate::source::{Patch, Patches};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -21,6 +22,8 @@ type Reply = Result<Done, RepositoryError>;
 pub enum Work {
     /// It has been cut; this was near each chunk before.
     Keep { lengths: Vec<usize>, near: Vec<Range<usize>>, old: Option<Arc<Old>> },
+    /// It lies in the place of these chunks, and is cut where they are. What makes it these again is noted.
+    InPlace { numbers: Range<usize>, old: Arc<Old>, patches: Arc<Patches> },
     /// It begins where these chunks were. `last`: with it the content ends.
     Replay { range: Range<usize>, old: Arc<Old>, cutter: Cutter, cuts: Cuts, last: bool },
 }
@@ -94,6 +97,7 @@ fn work(waiting: &Mutex<Receiver<Job>>, writer: &ChunkWriter<'_>) {
         let Ok(Job { bytes, work, reply }) = next else { return };
         let done = match work {
             Work::Keep { lengths, near, old } => keep(&bytes, &lengths, &near, old.as_deref(), writer),
+            Work::InPlace { numbers, old, patches } => keep_in_place(&bytes, numbers, &old, &patches, writer),
             Work::Replay { range, old, cutter, cuts, last } => {
                 compare(&bytes, range, &old, (&cutter, cuts, last), writer)
             }
@@ -119,9 +123,38 @@ fn keep(
         chunks.push(NewChunk { id: writer.naming().id_of(plain), plain, old });
         rest = after;
     }
+    put(chunks, bytes.len() - rest.len(), writer)
+}
+
+fn keep_in_place(
+    bytes: &[u8],
+    numbers: Range<usize>,
+    old: &Old,
+    patches: &Patches,
+    writer: &ChunkWriter<'_>,
+) -> Reply {
+    let mut rest = bytes;
+    let mut chunks = Vec::with_capacity(numbers.len());
+    for (number, was) in numbers.clone().zip(old.range(numbers)) {
+        let (plain, after) = rest.split_at_checked(was.len as usize).unwrap_or((rest, &[]));
+        let id = writer.naming().id_of(plain);
+        // What is kept already needs no base, and so its old bytes aren't read.
+        let bases =
+            if writer.knows(&id) { Default::default() } else { writer.bases(std::slice::from_ref(was)) };
+        let patch = bases.was().and_then(|was| Patch::between(plain, &was));
+        if let (Some(patch), Ok(number)) = (patch, u32::try_from(number)) {
+            patches.add(number, patch);
+        }
+        chunks.push(NewChunk { id, plain, old: Before::Read(bases) });
+        rest = after;
+    }
+    put(chunks, bytes.len() - rest.len(), writer)
+}
+
+fn put(chunks: Vec<NewChunk<'_>>, resolved: usize, writer: &ChunkWriter<'_>) -> Reply {
     writer.put_all(PackKind::Data, &chunks)?;
     let chunks = chunks.iter().map(|chunk| ChunkRef { id: chunk.id, len: chunk.plain.len() as u32 });
-    Ok(Done { chunks: chunks.collect(), resolved: bytes.len() - rest.len() })
+    Ok(Done { chunks: chunks.collect(), resolved })
 }
 
 fn compare(

@@ -1,6 +1,6 @@
 //! Takes what a source hands over: cuts it, has it stored, and builds the source's entry tree.
 
-use super::compared::{Numbers, Part, Range, parts};
+use super::compared::{Keeping, Part, Range, parts};
 use super::error::record;
 use super::old::Old;
 use super::open_directory::OpenDirectory;
@@ -30,7 +30,11 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// Entries whose content is still being worked on, before the walk waits for the oldest.
 const PENDING_ENTRIES: usize = 512;
 
-/// What the retakes of all recorders together may keep in memory; the rest goes to scratch files.
+/// What patches of a file may take of memory: this part of its size (1/32).
+const WORTH_OF_PATCHES: usize = 32;
+
+/// What the retakes and patches of all recorders together may keep in memory. The rest of retakes goes to scratch files, that of
+/// patches is read again.
 pub struct RetakeMemory(AtomicUsize);
 
 impl Default for RetakeMemory {
@@ -207,37 +211,6 @@ impl<'r> TreeRecorder<'r> {
         }
     }
 
-    /// Submits what lies in the place of these chunks, cut where they were: what is saved once needs no cuts of its own, and each
-    /// chunk has the one to which it is a difference. Returns the bytes; fewer where the content ends before.
-    fn keep_cuts(
-        &self,
-        stream: &mut Stream<'_>,
-        (mut first, behind): Numbers,
-        old: &Arc<Old>,
-        handed: &mut Vec<Handed>,
-    ) -> Result<u64, CaptureError> {
-        let begin = old.start(first);
-        while first < behind {
-            self.check_interrupt()?;
-            let batch = old.batch(first, BUFFER_BYTES as u64);
-            let numbers = first..batch.end.min(behind);
-            let lengths: Vec<usize> =
-                old.range(numbers.clone()).iter().map(|chunk| chunk.len as usize).collect();
-            let wanted = lengths.iter().sum();
-            let read = stream.next(wanted).map_err(CaptureError::Reading)?;
-            if read.len() < wanted {
-                stream.give_back(&read);
-                break;
-            }
-            self.progress.advance(wanted as u64);
-            first = numbers.end;
-            let near = numbers.map(|number| number..number + 1).collect();
-            let work = Work::Keep { lengths, near, old: Some(Arc::clone(old)) };
-            handed.push(Handed::Promised(self.pool.submit(Arc::new(read), work)));
-        }
-        Ok(old.start(first) - begin)
-    }
-
     fn keep_node(writer: &ChunkWriter<'_>, bytes: &[u8]) -> Result<Id, CaptureError> {
         writer.put(PackKind::Tree, bytes).map_err(record)
     }
@@ -350,6 +323,11 @@ impl Recorder for TreeRecorder<'_> {
         };
         let Some(old) = self.old(path, true) else { return Ok(None) };
         let cuts = self.cutter.cuts_before(&old.lengths());
+        let (memory, patches) = (&self.memory.0, compared.patches);
+        let room = memory.load(Ordering::Relaxed).min(metadata.len() as usize / WORTH_OF_PATCHES);
+        memory.fetch_sub(room, Ordering::Relaxed);
+        patches.make_room(room);
+        let keeping = Keeping { pool: self.pool, progress: self.progress, old: Arc::clone(&old), patches };
         let mut handed = Vec::with_capacity(old.count());
         let mut bytes = 0;
         for part in parts(old.range(0..old.count()), &compared.differing, metadata.len()) {
@@ -361,7 +339,7 @@ impl Recorder for TreeRecorder<'_> {
                 Part::Differing { offset, len, numbers } => {
                     let mut range = Range { file, offset, len };
                     let mut stream = Stream::new(&mut range, self.pool.buffers());
-                    let kept = self.keep_cuts(&mut stream, numbers, &old, &mut handed)?;
+                    let kept = keeping.run(&mut stream, numbers, &mut handed)?;
                     let cuts = (offset + kept > 0).then_some(cuts);
                     bytes += kept;
                     bytes += self.consume(&mut stream, cuts, offset + kept, Some(&old), &mut handed)?;

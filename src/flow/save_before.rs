@@ -190,7 +190,7 @@ fn sources(
             exclude: if is_part { Vec::new() } else { but(&item.exclude, stale.get(&item.source)) },
             with_sidecars: item.is_database() || (is_part && is_file),
             goal: item.goal.root.clone().filter(|_| is_compared),
-            compared: if is_compared { std::mem::take(&mut plan.compared) } else { HashMap::new() },
+            compared: if is_compared { plan.compared.clone() } else { HashMap::new() },
         });
     }
     (sources, journal_items)

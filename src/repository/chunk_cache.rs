@@ -1,5 +1,4 @@
-//! Chunks that were read lately and will be asked for again: nodes of chunk lists, and what a restore both saves against and
-//! puts back.
+//! Chunks that were read lately and will be asked for again: nodes of chunk lists, and bases that neighbours have in common.
 
 use crate::id::Id;
 use std::collections::{HashMap, VecDeque};

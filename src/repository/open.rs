@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 const README: &str = include_str!("repository_readme.txt");
 /// A chunk list is asked for several times in one run.
 const NODE_BYTES: usize = 16 << 20;
-/// A restore saves what is there as a difference to what it puts there: it need not read that twice.
-const BASE_BYTES: usize = 24 << 20;
+/// Neighbours that moved have bases in common.
+const BASE_BYTES: usize = 2 << 20;
 /// No config is longer.
 const MOST_CONFIG_BYTES: u64 = 1 << 20;
 /// The lock of those who publish snapshots or read them whole.

@@ -8,9 +8,11 @@ use crate::format::{ChunkRef, Entry, Segment};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{FileReader, Repository, RepositoryError};
+use crate::source::{Patch, Patches};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -141,13 +143,14 @@ impl<'r> Contents<'r> {
         Ok(total.into_inner())
     }
 
-    /// Writes the blocks of these chunks that differ, on all cores, but none before `from`. Returns the bytes written. The
-    /// file's length isn't cut.
+    /// Writes the blocks of these chunks that differ, on all cores, but none before `from`. What of the file there are `patches`
+    /// for isn't read from the repository. Returns the bytes written. The file's length isn't cut.
     pub fn write(
         &self,
         file: &File,
         numbers: &[u32],
         from: u64,
+        patches: Option<&Patches>,
         shown: &Path,
         progress: &dyn Progress,
     ) -> Result<u64, RestoreError> {
@@ -167,7 +170,7 @@ impl<'r> Contents<'r> {
             }
             let run = runs.get(at).copied().unwrap_or_default();
             let mut gathered = Gathered::default();
-            self.each_difference(file, present_len, run, from, &mut |bytes, offset| {
+            let mut take = |bytes: &[u8], offset: u64| {
                 if !gathered.goes_on_at(offset) {
                     write(&gathered)?;
                     gathered.bytes.clear();
@@ -175,7 +178,10 @@ impl<'r> Contents<'r> {
                 }
                 gathered.bytes.extend_from_slice(bytes);
                 Ok::<_, RestoreError>(())
-            })?;
+            };
+            let patched = self.each_patched(file, run, from, patches, &mut take)?;
+            let rest: Vec<u32> = run.iter().copied().filter(|number| !patched.contains(number)).collect();
+            self.each_difference(file, present_len, &rest, from, &mut take)?;
             write(&gathered)?;
             progress.advance(self.bytes_of(run));
             Ok(())
@@ -188,12 +194,13 @@ impl<'r> Contents<'r> {
         &self,
         file: &File,
         numbers: &[u32],
+        patches: Option<&Patches>,
         shown: &Path,
         progress: &dyn Progress,
     ) -> Result<u64, RestoreError> {
         let fail = |error| RestoreError::io("write", shown, error);
         let dug = dig(file, &self.filled_holes(file)).map_err(fail)?;
-        let written = self.write(file, numbers, 0, shown, progress)?;
+        let written = self.write(file, numbers, 0, patches, shown, progress)?;
         if file.metadata().map_err(fail)?.len() != self.size {
             file.set_len(self.size).map_err(fail)?;
         }
@@ -260,6 +267,40 @@ impl<'r> Contents<'r> {
         })
     }
 
+    /// Calls `take` with each run of blocks of which a patch knows that they differ, as they shall be, and its place in the file.
+    /// Returns the numbers of the chunks that this was done for.
+    fn each_patched<E>(
+        &self,
+        file: &File,
+        numbers: &[u32],
+        from: u64,
+        patches: Option<&Patches>,
+        take: TakeBlocks<'_, E>,
+    ) -> Result<Vec<u32>, E> {
+        let Some(patches) = patches.filter(|_| self.segments.is_none()) else { return Ok(Vec::new()) };
+        let mut patched = Vec::with_capacity(numbers.len());
+        let mut bytes = Vec::new();
+        for number in numbers {
+            let (Some(patch), Some((start, chunk))) =
+                (patches.get(*number), self.pieces.get(*number as usize))
+            else {
+                continue;
+            };
+            let Ok(runs) = patched_blocks(&patch, file, *start, u64::from(chunk.len), &mut bytes) else {
+                continue;
+            };
+            let mut rest = bytes.as_slice();
+            for (offset, len) in runs {
+                let (run, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+                rest = after;
+                let skipped = from.saturating_sub(offset).min(len as u64);
+                take(run.get(skipped as usize..).unwrap_or_default(), offset + skipped)?;
+            }
+            patched.push(*number);
+        }
+        Ok(patched)
+    }
+
     /// The parts of the file that shall be holes and aren't.
     pub fn filled_holes(&self, file: &File) -> Vec<Segment> {
         self.segments.as_ref().map_or_else(Vec::new, |segments| filled_holes(file, segments, self.size))
@@ -284,6 +325,46 @@ impl<'r> Contents<'r> {
 /// How much there is to compare with.
 fn present_len(file: &File) -> u64 {
     file.metadata().map_or(u64::MAX, |metadata| metadata.len())
+}
+
+/// The runs of blocks, aligned in the file and cut by the chunk, that a patch changes: where each lies in the file and its length;
+/// `bytes` becomes what they shall be, one behind another.
+fn patched_blocks(
+    patch: &Patch,
+    file: &File,
+    start: u64,
+    len: u64,
+    bytes: &mut Vec<u8>,
+) -> io::Result<Vec<(u64, usize)>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for (at, put) in patch.runs() {
+        let (first, behind) = (start + at as u64, start + (at + put.len()) as u64);
+        let (first, behind) = (first / BLOCK_BYTES * BLOCK_BYTES, behind.next_multiple_of(BLOCK_BYTES));
+        let (first, behind) = (first.max(start), behind.min(start + len));
+        match runs.last_mut() {
+            Some(run) if first <= run.end => run.end = behind,
+            _ => runs.push(first..behind),
+        }
+    }
+    let mut runs: Vec<(u64, usize)> =
+        runs.into_iter().map(|run| (run.start, (run.end - run.start) as usize)).collect();
+    bytes.clear();
+    bytes.resize(runs.iter().map(|(_, len)| len).sum(), 0);
+    let mut rest = bytes.as_mut_slice();
+    let mut waiting = patch.runs().peekable();
+    for (offset, len) in &runs {
+        let (run, after) = std::mem::take(&mut rest).split_at_mut_checked(*len).unwrap_or_default();
+        rest = after;
+        file.read_exact_at(run, *offset)?;
+        while let Some((at, put)) = waiting.next_if(|(at, _)| start + (*at as u64) < offset + *len as u64) {
+            let at = (start + at as u64 - offset) as usize;
+            if let Some(room) = run.get_mut(at..at + put.len()) {
+                room.copy_from_slice(put);
+            }
+        }
+    }
+    runs.retain(|(_, len)| *len > 0);
+    Ok(runs)
 }
 
 /// The runs of blocks, aligned in the file, in which `wanted` isn't `present`; both begin at `offset`.

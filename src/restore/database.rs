@@ -14,7 +14,7 @@ use super::holes::dig;
 use super::make::create_file;
 use crate::hold::{SqliteExclusive, WriteLease};
 use crate::progress::Progress;
-use crate::source::SQLITE_MAGIC;
+use crate::source::{Compared, Patches, SQLITE_MAGIC};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
@@ -25,6 +25,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What disks write whole or not at all.
 pub const SECTOR_BYTES: u64 = 512;
@@ -41,17 +42,20 @@ pub fn looks_like_database(start: &[u8]) -> bool {
 /// A file that is being overwritten, which others can't open, nor SQLite lock, until this is dropped.
 pub struct Overwritten {
     pub file: File,
+    /// What makes it what it shall be, as far as that is known of the file as it was when it was opened.
+    pub patches: Option<Arc<Patches>>,
     _lease: Option<WriteLease>,
     _locks: Option<SqliteExclusive>,
 }
 
 impl Overwritten {
-    /// Opens an existing file. Where no lease can be had, `open` was already said to be safe.
+    /// Opens an existing file, which was `compared` before. Where no lease can be had, `open` was already said to be safe.
     pub fn open(
         directory: BorrowedFd<'_>,
         name: &[u8],
         shown: &Path,
         is_database: bool,
+        compared: Option<&Compared>,
     ) -> Result<Self, RestoreError> {
         let fail = |errno: Errno| RestoreError::io("open", shown, errno);
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
@@ -69,7 +73,10 @@ impl Overwritten {
             // A file system without locks.
             Some(Err(_)) | None => None,
         };
-        Ok(Self { file, _lease: lease, _locks: locks })
+        // Looked at behind the lease and the locks: nobody else writes to it from here on.
+        let is_same = |compared: &&Compared| file.metadata().is_ok_and(|metadata| compared.is_of(&metadata));
+        let patches = compared.filter(is_same).map(|compared| Arc::clone(&compared.patches));
+        Ok(Self { file, patches, _lease: lease, _locks: locks })
     }
 }
 
@@ -88,12 +95,13 @@ pub fn fill(
     contents: &Contents<'_>,
     file: &File,
     differing: &[u32],
+    patches: Option<&Patches>,
     shown: &Path,
     progress: &dyn Progress,
 ) -> Result<u64, RestoreError> {
     let fail = |error| RestoreError::io("write", shown, error);
     let mut written = dig(file, &contents.filled_holes(file)).map_err(fail)?;
-    written += contents.write(file, differing, SECTOR_BYTES, shown, progress)?;
+    written += contents.write(file, differing, SECTOR_BYTES, patches, shown, progress)?;
     let len = contents.size().max(SECTOR_BYTES);
     if file.metadata().map_err(fail)?.len() != len {
         file.set_len(len).map_err(fail)?;
@@ -150,5 +158,38 @@ impl Unnamed {
         let name = OsStr::from_bytes(name);
         linkat(AT_FDCWD, path.as_str(), directory, name, AtFlags::AT_SYMLINK_FOLLOW)
             .map_err(|errno| RestoreError::io("create", shown, errno))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Overwritten;
+    use crate::source::{Compared, Stat};
+    use nix::fcntl::{OFlag, open};
+    use nix::sys::stat::Mode;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    #[test]
+    fn patches_are_for_the_file_that_was_compared() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let file = File::create(&path).unwrap();
+        file.write_all_at(b"as it was compared", 0).unwrap();
+        let Stat { mtime_ns, .. } = Stat::from(&file.metadata().unwrap());
+        let state = Stat::from(&file.metadata().unwrap()).state();
+        let compared = Compared { state, mtime_ns, differing: [0].into(), patches: Arc::default() };
+        let above = open(directory.path(), OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        let has_patches = |compared| {
+            let over = Overwritten::open(above.as_fd(), b"file", &path, false, compared).unwrap();
+            over.patches.is_some()
+        };
+        drop(file);
+        assert!(has_patches(Some(&compared)) && !has_patches(None));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        File::options().write(true).open(&path).unwrap().write_all_at(b"is", 0).unwrap();
+        assert!(!has_patches(Some(&compared)));
     }
 }

@@ -97,7 +97,8 @@ pub struct Plan {
     pub present: Vec<PathBuf>,
     /// Databases among them.
     pub databases: Vec<PathBuf>,
-    /// Files that were compared, for whoever saves the state before: those large enough to be worth it.
+    /// Files that were compared: those large enough to be worth it. Whoever saves the state before needn't read again what is
+    /// equal, and may note how the rest differs.
     pub compared: HashMap<Vec<u8>, Compared>,
     /// Names inside what will be made that are further names of files at these paths.
     pub inner_links: BTreeMap<Vec<u8>, Vec<u8>>,

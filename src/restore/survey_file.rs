@@ -21,9 +21,10 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A smaller file is read again rather than remembered.
-const WORTH_REMEMBERING: u64 = 1 << 20;
+const WORTH_REMEMBERING: u64 = 64 << 10;
 /// As in git: a file that was touched this recently may change again without showing it.
 const TICK_NS: i64 = 20_000_000;
 
@@ -128,7 +129,12 @@ impl Surveyor<'_> {
         let Stat { mtime_ns, ctime_ns, size, .. } = stat;
         let is_racy = mtime_ns.max(ctime_ns) >= begun_ns.saturating_sub(TICK_NS);
         if size >= WORTH_REMEMBERING && allocated >= size && !is_racy {
-            let compared = Compared { state: stat.state(), mtime_ns, differing: differing.into() };
+            let compared = Compared {
+                state: stat.state(),
+                mtime_ns,
+                differing: differing.into(),
+                patches: Arc::default(),
+            };
             self.plan.compared.insert(path.to_owned(), compared);
         }
     }

@@ -110,8 +110,9 @@ impl<'w> Worker<'w> {
         let (shown, entry) = (self.way.shown(path), self.entry(path)?);
         let contents = Contents::open(self.order.repository, &entry)?;
         let (directory, name) = self.way.to(path)?;
-        let over = Overwritten::open(directory, &name, &shown, false)?;
-        placed.written_bytes += contents.put(&over.file, differing, &shown, self.progress)?;
+        let over = Overwritten::open(directory, &name, &shown, false, self.order.plan.compared.get(path))?;
+        placed.written_bytes +=
+            contents.put(&over.file, differing, over.patches.as_deref(), &shown, self.progress)?;
         over.file.sync_all().map_err(|error| RestoreError::io("sync", &shown, error))?;
         placed.written_files += 1;
         self.set_attributes(path, &entry, placed)
@@ -150,7 +151,7 @@ impl<'w> Worker<'w> {
                 let contents = Contents::open(self.order.repository, entry)?;
                 let (directory, name) = self.way.to(path)?;
                 let file = create_file(directory, &name, &shown)?;
-                placed.written_bytes += contents.put(&file, &contents.all(), &shown, self.progress)?;
+                placed.written_bytes += contents.put(&file, &contents.all(), None, &shown, self.progress)?;
                 placed.written_files += 1;
             }
             EntryKind::Socket => return Ok(()),

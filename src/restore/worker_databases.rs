@@ -60,7 +60,7 @@ impl Worker<'_> {
         }
         let shown = self.way.shown(path);
         let (directory, name) = self.way.to(path)?;
-        Overwritten::open(directory, &name, &shown, true)
+        Overwritten::open(directory, &name, &shown, true, self.order.plan.compared.get(path))
     }
 
     fn hold(&mut self, path: &[u8], database: Overwritten) {
@@ -86,7 +86,8 @@ impl Worker<'_> {
                 let (shown, entry) = (self.way.shown(path), self.entry(path)?);
                 let contents = Contents::open(self.order.repository, &entry)?;
                 let over = self.database(path)?;
-                placed.written_bytes += fill(&contents, &over.file, differing, &shown, self.progress)?;
+                placed.written_bytes +=
+                    fill(&contents, &over.file, differing, over.patches.as_deref(), &shown, self.progress)?;
                 self.hold(path, over);
                 Ok(())
             }
@@ -118,7 +119,7 @@ impl Worker<'_> {
         } else {
             Unnamed::create_marked(directory, &name, &shown)?
         };
-        placed.written_bytes += fill(&contents, &made.file, &contents.all(), &shown, self.progress)?;
+        placed.written_bytes += fill(&contents, &made.file, &contents.all(), None, &shown, self.progress)?;
         self.made_paths.insert(path.to_owned());
         self.made.push((path.to_owned(), entry.clone(), Some(made).filter(|_| is_kept_open)));
         Ok(())
@@ -149,7 +150,7 @@ impl Worker<'_> {
                     made.publish(directory, &name, &shown)?;
                 }
                 None => {
-                    let over = Overwritten::open(directory, &name, &shown, true)?;
+                    let over = Overwritten::open(directory, &name, &shown, true, None)?;
                     placed.written_bytes += unmark(&contents, &over.file, &shown)?;
                 }
             }
@@ -172,7 +173,7 @@ impl Worker<'_> {
             let contents = Contents::open(self.order.repository, &entry)?;
             let (directory, _) = self.way.to(path)?;
             let file = create_file(directory, name, &shown)?;
-            placed.written_bytes += fill(&contents, &file, &contents.all(), &shown, self.progress)?;
+            placed.written_bytes += fill(&contents, &file, &contents.all(), None, &shown, self.progress)?;
             files.push((name.clone(), entry, contents, file));
         }
         if files.is_empty() {

@@ -128,23 +128,6 @@ pub struct Retaken {
     pub token: u64,
 }
 
-/// A file that was compared with what the parent has at the same place, chunk by chunk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Compared {
-    /// The file as it was when the comparison began.
-    pub state: FileState,
-    pub mtime_ns: i64,
-    /// The numbers of the parent's chunks that are not there, ascending.
-    pub differing: Box<[u32]>,
-}
-
-impl Compared {
-    /// The file is, by its identity, size and times, still the one that was compared.
-    pub fn is_of(&self, metadata: &Metadata) -> bool {
-        self.state == file_id(metadata) && self.mtime_ns == mtime_ns(metadata)
-    }
-}
-
 /// What the parent snapshot has at the same place.
 #[derive(Debug, Clone)]
 pub struct Seen {

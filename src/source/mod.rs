@@ -2,6 +2,7 @@
 
 mod attributes;
 mod chroma;
+mod compared;
 mod detect;
 mod group;
 mod interface;
@@ -16,11 +17,12 @@ mod tree;
 
 pub use attributes::{is_told_by, still};
 pub use chroma::count_pickle_entries;
+pub use compared::{Compared, Patch, Patches};
 pub use detect::{detect_kind, find_sources};
 pub use group::{Member, Moment};
 pub use interface::{
-    Capture, CaptureError, CaptureOptions, Compared, GoOn, HoldMode, JudgeOptions, Judgement, ReadAt,
-    Recorder, Retaken, Seen, SourceSpec, SqliteInTree, StoredFiles, Taken, file_id, is_still,
+    Capture, CaptureError, CaptureOptions, GoOn, HoldMode, JudgeOptions, Judgement, ReadAt, Recorder,
+    Retaken, Seen, SourceSpec, SqliteInTree, StoredFiles, Taken, file_id, is_still,
 };
 pub use kind::{VALIDATOR_VERSION, capture, judge, keystone_of, sidecars_of, staged};
 pub use moment::capture_together;

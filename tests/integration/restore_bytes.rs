@@ -27,11 +27,14 @@ fn scattered_page_edits_cost_what_they_changed() {
     let before = std::fs::read(&path).unwrap();
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     let mut changed = std::collections::BTreeSet::new();
-    for number in 0..60u64 {
+    for number in 0..400u64 {
         let page = 1 + number * 7919 % (pages - 1);
         changed.insert(page);
-        file.write_all_at(b"edited", page * 4096 + 100 + number).unwrap();
+        file.write_all_at(b"edited", page * 4096 + 100 + number % 3000).unwrap();
     }
+    // The first sector comes last.
+    [40, 300, 3000].into_iter().for_each(|at| file.write_all_at(b"edited", at).unwrap());
+    changed.insert(0);
     drop(file);
     settle();
     let differing = changed.len() as u64 * 4096;
@@ -60,7 +63,8 @@ fn large_files_come_back_whatever_was_changed_in_them() {
         let scratch = Scratch::new();
         scratch.init();
         let bytes = noise(6_000_000, 1);
-        let names = ["head", "middle", "tail", "longer", "shorter", "other", "same", "moved"];
+        let names =
+            ["head", "middle", "tail", "longer", "shorter", "other", "same", "moved", "spots", "bits"];
         for name in names {
             scratch.file(&format!("tree/{name}"), &bytes);
         }
@@ -75,6 +79,10 @@ fn large_files_come_back_whatever_was_changed_in_them() {
                 "shorter" => changed.truncate(2_345_678),
                 "other" => changed = noise(6_000_000, 3),
                 "moved" => changed.rotate_left(1000),
+                "spots" => (0..6_000_000).step_by(40_961).for_each(|at| changed[at] ^= 1),
+                "bits" => (0..6_000_000)
+                    .step_by(997)
+                    .for_each(|at| changed[at..].iter_mut().take(3).for_each(|b| *b ^= 4)),
                 _ => {}
             }
             put(&scratch.path(&format!("tree/{name}")), changed);

@@ -1,7 +1,7 @@
 //! A restore that is killed at any moment: nothing half-restored can be opened, and it can be finished, or undone.
 
 use crate::restore_states::{crash_database, make_database, python_at};
-use crate::support::{Scratch, describe, document, has, put, run};
+use crate::support::{Scratch, describe, document, has, put, run, settle};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -73,6 +73,7 @@ impl Service {
         std::os::unix::fs::symlink("a/file", live.join("tree/extra")).unwrap();
         let before = scratch.path("before");
         run(Command::new("cp").arg("-a").args([&live, &before]));
+        run(Command::new("cp").arg("-a").args([scratch.path("repo"), scratch.path("fresh")]));
         Self { scratch, stamp, wanted, before }
     }
 
@@ -80,11 +81,18 @@ impl Service {
         self.scratch.path("live")
     }
 
-    /// Puts the state before back, whatever a run has left.
+    /// Puts the state before back, whatever a run has left, and the repository, in which nothing of that state is.
     fn reset(&self) {
-        std::fs::remove_dir_all(self.live()).unwrap();
-        run(Command::new("cp").arg("-a").args([&self.before, &self.live()]));
-        drop(std::fs::remove_dir_all(self.scratch.path("repo/restores")));
+        self.reset_to(&self.before, &self.scratch.path("fresh"));
+    }
+
+    fn reset_to(&self, live: &Path, repository: &Path) {
+        for (from, to) in [(live, self.live()), (repository, self.scratch.path("repo"))] {
+            drop(std::fs::remove_dir_all(&to));
+            run(Command::new("cp").arg("-a").args([from, &to]));
+        }
+        // What was touched just now is compared again, and nothing of the comparison is used.
+        settle();
     }
 
     /// Restores and is killed at the `nth` call of that name, before it takes effect. False if it came to its end.
@@ -112,6 +120,12 @@ impl Service {
     /// No database can be opened whose source is neither as before nor as wanted.
     fn nothing_half_restored_opens(&self, label: &str) {
         for (database, around) in [("app.db", None), ("store/chroma.sqlite3", Some("store"))] {
+            // SQLite refuses much that is half of something; what tells everybody is the first sector, which comes last.
+            let bytes = |side: &Path| std::fs::read(side.join(database)).unwrap();
+            let now = bytes(&self.live());
+            let is_whole = now == bytes(&self.before) || now == bytes(&self.wanted);
+            let marker = b"icecore restore: this database is being overwritten and is not whole.\n";
+            assert!(is_whole || now.starts_with(marker), "{label}: {database} isn't marked");
             // Opening may write, so a copy is opened.
             let copies = tempfile::tempdir().unwrap();
             let name = Path::new(database).file_name().unwrap().to_str().unwrap();
@@ -262,16 +276,13 @@ fn while_it_is_undone_or_finished() {
         let midway = service.scratch.path("midway");
         drop(std::fs::remove_dir_all(&midway));
         run(Command::new("cp").arg("-a").args([&service.live(), &midway]));
-        let journal = service.scratch.path("journal");
-        drop(std::fs::remove_dir_all(&journal));
-        run(Command::new("cp").arg("-a").args([&service.scratch.path("repo/restores"), &journal]));
+        let repository = service.scratch.path("with-journal");
+        drop(std::fs::remove_dir_all(&repository));
+        run(Command::new("cp").arg("-a").args([&service.scratch.path("repo"), &repository]));
         for call in CALLS.into_iter().chain(["pwrite64 of app.db-journal"]) {
             let step = if call.contains(" of ") { 1 } else { every(3) };
             for nth in (1..).step_by(step as usize) {
-                service.reset();
-                std::fs::remove_dir_all(service.live()).unwrap();
-                run(Command::new("cp").arg("-a").args([&midway, &service.live()]));
-                run(Command::new("cp").arg("-a").args([&journal, &service.scratch.path("repo/restores")]));
+                service.reset_to(&midway, &repository);
                 let label = format!("killed at {call} {nth} {saving:?}, {verb}");
                 if !service.killed(call, nth, &[verb]) {
                     assert_eq!(
