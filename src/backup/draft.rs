@@ -3,7 +3,7 @@
 use super::error::BackupError;
 use super::parent::Parent;
 use super::pool::Pool;
-use super::recorder::{Recording, RetakeMemory, TreeRecorder};
+use super::recorder::{RecorderMemory, Recording, TreeRecorder};
 use crate::chunking::{Cutter, Sizes};
 use crate::format::{
     Chunking, Consistency, Counts, FORMAT_VERSION, Manifest, Note, NoteReason, SnapshotKind, SourceRecord,
@@ -145,7 +145,7 @@ impl Reader<'_> {
     /// Databases and stores first, at one moment where that can be; then the rest in order.
     fn all_sources(&self, warnings: &mut Vec<String>) -> Result<Vec<SourceRecord>, BackupError> {
         let sources = &self.request.sources;
-        let memory = RetakeMemory::default();
+        let memory = RecorderMemory::default();
         let options: Vec<CaptureOptions> = sources.iter().map(|spec| self.options_for(spec)).collect();
         let parents: Vec<_> =
             sources.iter().map(|spec| parent_of(self.snapshots, self.request, spec)).collect();
@@ -227,7 +227,7 @@ impl Reader<'_> {
         CaptureOptions { hold: spec.hold, max_hold: spec.max_hold, ..self.request.options.clone() }
     }
 
-    fn recorder<'s>(&'s self, parent: Option<&SourceRecord>, memory: &'s RetakeMemory) -> TreeRecorder<'s> {
+    fn recorder<'s>(&'s self, parent: Option<&SourceRecord>, memory: &'s RecorderMemory) -> TreeRecorder<'s> {
         let repository = self.writer.repository();
         let parent = parent.and_then(|record| {
             Some(Parent::new(repository, record.root.clone()?, record.captured_ns, record.consistency))

@@ -6,7 +6,7 @@ use crate::chunking::{Cuts, Cutter, replay};
 use crate::format::{ChunkRef, PackKind};
 use crate::id::Id;
 use crate::repository::{Before, ChunkWriter, NewChunk, RepositoryError};
-use crate::source::{Patch, Patches};
+use crate::source::Patches;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -141,9 +141,8 @@ fn keep_in_place(
         // What is kept already needs no base, and so its old bytes aren't read.
         let bases =
             if writer.knows(&id) { Default::default() } else { writer.bases(std::slice::from_ref(was)) };
-        let patch = bases.was().and_then(|was| Patch::between(plain, &was));
-        if let (Some(patch), Ok(number)) = (patch, u32::try_from(number)) {
-            patches.add(number, patch);
+        if let (Some(was), Ok(number)) = (bases.was(), u32::try_from(number)) {
+            patches.note(number, plain, &was);
         }
         chunks.push(NewChunk { id, plain, old: Before::Read(bases) });
         rest = after;

@@ -4,7 +4,7 @@ use super::draft::{Author, Begun, Draft, cutter_of, draft_of};
 use super::error::BackupError;
 use super::parent::Parent;
 use super::pool::Pool;
-use super::recorder::{Recording, RetakeMemory, TreeRecorder};
+use super::recorder::{RecorderMemory, Recording, TreeRecorder};
 use crate::chunking::Cutter;
 use crate::format::{Consistency, Entry, Note, NoteReason, SnapshotKind, SourceKind, SourceRecord};
 use crate::progress::Progress;
@@ -42,7 +42,7 @@ struct Saver<'s> {
     /// Where the goals' chunk lists are.
     goals: &'s Repository,
     options: &'s CaptureOptions,
-    memory: &'s RetakeMemory,
+    memory: &'s RecorderMemory,
     progress: &'s dyn Progress,
 }
 
@@ -66,7 +66,7 @@ pub fn save_raw(
         lock_wait: Duration::ZERO,
         temporary_directory: temporary_directory.to_owned(),
     };
-    let memory = RetakeMemory::default();
+    let memory = RecorderMemory::default();
     let records = std::thread::scope(|scope| {
         let pool = Pool::start(scope, writer);
         let cutter = cutter_of(writer.repository());

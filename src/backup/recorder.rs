@@ -30,16 +30,14 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// Entries whose content is still being worked on, before the walk waits for the oldest.
 const PENDING_ENTRIES: usize = 512;
 
-/// What patches of a file may take of memory: this part of its size (1/32).
-const WORTH_OF_PATCHES: usize = 32;
-
 /// What the retakes and patches of all recorders together may keep in memory. The rest of retakes goes to scratch files, that of
 /// patches is read again.
-pub struct RetakeMemory(AtomicUsize);
+#[derive(Clone)]
+pub struct RecorderMemory(Arc<AtomicUsize>);
 
-impl Default for RetakeMemory {
+impl Default for RecorderMemory {
     fn default() -> Self {
-        Self(AtomicUsize::new(64 << 20))
+        Self(Arc::new(AtomicUsize::new(64 << 20)))
     }
 }
 
@@ -50,7 +48,7 @@ pub struct TreeRecorder<'r> {
     cutter: Cutter,
     progress: &'r dyn Progress,
     temporary_directory: &'r Path,
-    memory: &'r RetakeMemory,
+    memory: &'r RecorderMemory,
     parent: Option<Parent<'r>>,
     /// Files that were compared with the parent's before, by their paths below the source.
     compared: HashMap<Vec<u8>, Compared>,
@@ -94,7 +92,7 @@ impl<'r> TreeRecorder<'r> {
         cutter: Cutter,
         parent: Option<Parent<'r>>,
         temporary_directory: &'r Path,
-        memory: &'r RetakeMemory,
+        memory: &'r RecorderMemory,
         progress: &'r dyn Progress,
     ) -> Self {
         Self {
@@ -323,10 +321,8 @@ impl Recorder for TreeRecorder<'_> {
         };
         let Some(old) = self.old(path, true) else { return Ok(None) };
         let cuts = self.cutter.cuts_before(&old.lengths());
-        let (memory, patches) = (&self.memory.0, compared.patches);
-        let room = memory.load(Ordering::Relaxed).min(metadata.len() as usize / WORTH_OF_PATCHES);
-        memory.fetch_sub(room, Ordering::Relaxed);
-        patches.make_room(room);
+        let patches = compared.patches;
+        patches.take_from(&self.memory.0);
         let keeping = Keeping { pool: self.pool, progress: self.progress, old: Arc::clone(&old), patches };
         let mut handed = Vec::with_capacity(old.count());
         let mut bytes = 0;

@@ -39,8 +39,8 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Walks all snapshots, giving what it comes to to `look`, then all packs. Memory: 20 bits a chunk, and 12 more where all are
-    /// bases, a hundred bytes a pack, 16 bytes a node.
+    /// Walks all snapshots, giving what it comes to to `look`, then all packs. Memory: 20 bits a chunk, 12 more for each that
+    /// may be a base, a hundred bytes a pack, 16 bytes a node.
     pub fn new(
         repository: &Repository,
         snapshots: &[&Snapshot],
@@ -49,9 +49,10 @@ impl Survey {
         progress: &dyn Progress,
     ) -> Result<Self, RepositoryError> {
         let index = repository.index()?;
-        let (mut chunks, mut bases) = (0, 0);
+        let (mut chunks, mut whole, mut bases) = (0, 0, 0);
         index.each_pack(&mut |pack| {
             chunks += pack.chunks.len() as u64;
+            whole += pack.chunks.iter().filter(|chunk| chunk.bases.is_empty()).count() as u64;
             bases += pack.chunks.iter().map(|chunk| chunk.bases.len() as u64).sum::<u64>();
             Ok(())
         })?;
@@ -72,7 +73,7 @@ impl Survey {
                 lost.extend(unread.into_iter().map(|node| (snapshot.stamp, node)));
             }
         }
-        let bases = bases_of(index, &reached, Filter::of_reached(bases.min(chunks), seed))?;
+        let bases = bases_of(index, &reached, Filter::of_reached(bases.min(whole), seed))?;
         let doomed: HashMap<Id, i64> = condemned
             .list
             .iter()
@@ -120,8 +121,9 @@ impl Survey {
     }
 }
 
-/// What the differences among what is reached are told against. A base is read whole, so that the bases of one that lies there as
-/// a difference too aren't needed: this takes one step, and must not look at what it adds.
+/// What the differences among what is reached are told against. A base is always read from a whole copy: where one lies there as a
+/// difference too, what that difference is told against isn't needed for its sake. So this takes one step, and must not look at what
+/// it adds.
 fn bases_of(index: &ChunkIndex, reached: &Filter, mut bases: Filter) -> Result<Filter, RepositoryError> {
     index.each_listing(&mut |pack| {
         let needed = pack.chunks.iter().filter(|chunk| reached.has(chunk.prefix));

@@ -140,7 +140,7 @@ impl MemoryTable {
     }
 
     /// The chunk behind one that was asked for last, if it is this one: mostly that saves a miss of the processor's caches.
-    /// Whole chunks and deltas lie apart, each in order.
+    /// Bases lie elsewhere than what is told against them: whoever asks for both in turn goes on in two places.
     fn behind_latest(&self, prefix: u64) -> Option<u32> {
         let numbers = self.latest.iter().map(|latest| latest.load(Ordering::Relaxed).wrapping_add(1));
         numbers

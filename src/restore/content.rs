@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is written at once where bytes differ: what file systems and page caches work in.
 const BLOCK_BYTES: u64 = 4096;
@@ -88,7 +88,7 @@ impl<'r> Contents<'r> {
 
     /// The numbers of the chunks that the file doesn't have, ascending: each chunk's place is read and hashed, on all
     /// cores. What can't be read differs.
-    pub fn differing(&self, file: &File, progress: &dyn Progress) -> Result<Box<[u32]>, RestoreError> {
+    pub fn differing(&self, file: &File, progress: &dyn Progress) -> Result<Arc<[u32]>, RestoreError> {
         let recorded: Vec<Recorded> =
             self.pieces.iter().map(|(_, chunk)| Recorded { id: chunk.id, len: chunk.len }).collect();
         let read = |buffer: &mut [u8], offset: u64| {
@@ -117,7 +117,7 @@ impl<'r> Contents<'r> {
         .map_err(|_| RestoreError::Interrupted)?;
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.sort_unstable();
-        Ok(found.into_boxed_slice())
+        Ok(found.into())
     }
 
     /// Bytes of these chunks.
@@ -143,8 +143,8 @@ impl<'r> Contents<'r> {
         Ok(total.into_inner())
     }
 
-    /// Writes the blocks of these chunks that differ, on all cores, but none before `from`. What of the file there are `patches`
-    /// for isn't read from the repository. Returns the bytes written. The file's length isn't cut.
+    /// Writes the blocks of these chunks that differ, on all cores, but none before `from`. Chunks that there are `patches` for
+    /// aren't read from the repository. Returns the bytes written. The file's length isn't cut.
     pub fn write(
         &self,
         file: &File,
@@ -180,7 +180,8 @@ impl<'r> Contents<'r> {
                 Ok::<_, RestoreError>(())
             };
             let patched = self.each_patched(file, run, from, patches, &mut take)?;
-            let rest: Vec<u32> = run.iter().copied().filter(|number| !patched.contains(number)).collect();
+            let rest: Vec<u32> =
+                run.iter().copied().filter(|number| patched.binary_search(number).is_err()).collect();
             self.each_difference(file, present_len, &rest, from, &mut take)?;
             write(&gathered)?;
             progress.advance(self.bytes_of(run));
@@ -267,8 +268,8 @@ impl<'r> Contents<'r> {
         })
     }
 
-    /// Calls `take` with each run of blocks of which a patch knows that they differ, as they shall be, and its place in the file.
-    /// Returns the numbers of the chunks that this was done for.
+    /// Calls `take` with each run of blocks that a patch changes, as they shall be, and with its place in the file. Returns the
+    /// numbers of the chunks that this was done for, ascending.
     fn each_patched<E>(
         &self,
         file: &File,
@@ -346,7 +347,7 @@ fn patched_blocks(
             _ => runs.push(first..behind),
         }
     }
-    let mut runs: Vec<(u64, usize)> =
+    let runs: Vec<(u64, usize)> =
         runs.into_iter().map(|run| (run.start, (run.end - run.start) as usize)).collect();
     bytes.clear();
     bytes.resize(runs.iter().map(|(_, len)| len).sum(), 0);
@@ -358,13 +359,11 @@ fn patched_blocks(
         file.read_exact_at(run, *offset)?;
         while let Some((at, put)) = waiting.next_if(|(at, _)| start + (*at as u64) < offset + *len as u64) {
             let at = (start + at as u64 - offset) as usize;
-            if let Some(room) = run.get_mut(at..at + put.len()) {
-                room.copy_from_slice(put);
-            }
+            let room = run.get_mut(at..at + put.len()).ok_or(io::ErrorKind::InvalidData)?;
+            room.copy_from_slice(put);
         }
     }
-    runs.retain(|(_, len)| *len > 0);
-    Ok(runs)
+    if waiting.peek().is_none() { Ok(runs) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// The runs of blocks, aligned in the file, in which `wanted` isn't `present`; both begin at `offset`.
@@ -387,10 +386,35 @@ fn differing_blocks(wanted: &[u8], present: &[u8], offset: u64) -> Vec<(usize, u
 
 #[cfg(test)]
 mod tests {
-    use super::differing_blocks;
+    use super::{differing_blocks, patched_blocks};
+    use crate::source::Patch;
     use proptest::prelude::{prop, proptest};
+    use std::os::unix::fs::FileExt;
 
     proptest! {
+        /// A patch gives the same blocks as comparing does, wherever the chunk lies in the file.
+        #[test]
+        fn a_patch_knows_the_blocks_that_differ(
+            start in 0u64..10_000, len in 1usize..60_000, changes in prop::collection::vec(0usize..60_000, 0..12),
+        ) {
+            let wanted: Vec<u8> = (0..len).map(|at| (at / 5) as u8).collect();
+            let mut now = wanted.clone();
+            changes.iter().for_each(|at| now[at % len] ^= 1);
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&now, start).unwrap();
+            let Some(patch) = Patch::between(&now, &wanted) else { return Ok(()) };
+            let mut bytes = vec![7; 5];
+            let runs = patched_blocks(&patch, &file, start, len as u64, &mut bytes).unwrap();
+            let compared = differing_blocks(&wanted, &now, start);
+            let expected: Vec<u8> = compared.iter().flat_map(|(at, len)| wanted[*at..at + len].to_vec()).collect();
+            let compared = compared.into_iter().map(|(at, len)| (start + at as u64, len));
+            assert_eq!(runs, compared.collect::<Vec<_>>());
+            assert!(bytes == expected);
+            file.set_len(start + len as u64 - 1).unwrap();
+            let touches_end = runs.last().is_some_and(|(at, run)| at + *run as u64 == start + len as u64);
+            assert_eq!(patched_blocks(&patch, &file, start, len as u64, &mut bytes).is_err(), touches_end);
+        }
+
         /// Writing the runs makes the file what it should be, and no run has a block that was right already.
         #[test]
         fn exactly_the_blocks_that_differ(

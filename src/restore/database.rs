@@ -42,7 +42,8 @@ pub fn looks_like_database(start: &[u8]) -> bool {
 /// A file that is being overwritten, which others can't open, nor SQLite lock, until this is dropped.
 pub struct Overwritten {
     pub file: File,
-    /// What makes it what it shall be, as far as that is known of the file as it was when it was opened.
+    /// What makes it what it shall be, as far as that is known of the file as it was when it was opened. Of a database that is
+    /// marked meanwhile only behind the first sector, which `unmark` writes.
     pub patches: Option<Arc<Patches>>,
     _lease: Option<WriteLease>,
     _locks: Option<SqliteExclusive>,
@@ -73,8 +74,10 @@ impl Overwritten {
             // A file system without locks.
             Some(Err(_)) | None => None,
         };
-        // Looked at behind the lease and the locks: nobody else writes to it from here on.
-        let is_same = |compared: &&Compared| file.metadata().is_ok_and(|metadata| compared.is_of(&metadata));
+        // Looked at behind the lease: nobody else writes to it from here on. Without one every block is compared.
+        let is_same = |compared: &&Compared| {
+            lease.is_some() && file.metadata().is_ok_and(|metadata| compared.is_of(&metadata))
+        };
         let patches = compared.filter(is_same).map(|compared| Arc::clone(&compared.patches));
         Ok(Self { file, patches, _lease: lease, _locks: locks })
     }

@@ -4,6 +4,7 @@ use crate::format::Entry;
 use crate::source::Compared;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What shall be at a target.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +31,7 @@ pub struct DatabaseChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Main {
     /// The file stays, with these chunks written.
-    Overwrite { differing: Box<[u32]> },
+    Overwrite { differing: Arc<[u32]> },
     /// There is none that could stay.
     Make,
     /// It goes.
@@ -54,7 +55,7 @@ pub enum Action {
     },
     /// These chunks are written into the file, its length and holes set.
     Write {
-        differing: Box<[u32]>,
+        differing: Arc<[u32]>,
         /// Its length is another now.
         resizes: bool,
     },

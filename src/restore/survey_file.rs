@@ -123,7 +123,7 @@ impl Surveyor<'_> {
     }
 
     /// Remembers the comparison for whoever saves the state before, so that equal parts needn't be read again.
-    fn remember(&mut self, path: &[u8], stat: &FileStat, begun_ns: i64, differing: &[u32]) {
+    fn remember(&mut self, path: &[u8], stat: &FileStat, begun_ns: i64, differing: &Arc<[u32]>) {
         let allocated = (stat.st_blocks as u64).saturating_mul(512);
         let stat = Stat::from(stat);
         let Stat { mtime_ns, ctime_ns, size, .. } = stat;
@@ -132,7 +132,7 @@ impl Surveyor<'_> {
             let compared = Compared {
                 state: stat.state(),
                 mtime_ns,
-                differing: differing.into(),
+                differing: Arc::clone(differing),
                 patches: Arc::default(),
             };
             self.plan.compared.insert(path.to_owned(), compared);
@@ -182,7 +182,7 @@ impl Surveyor<'_> {
         let (directory, name) = way.to(keystone)?;
         writable(directory, &name, &shown)?;
         self.plan.steps.retain(|step| step.path != *keystone);
-        let main = Main::Overwrite { differing: Box::default() };
+        let main = Main::Overwrite { differing: Arc::default() };
         let change = DatabaseChange { main, stale: Vec::new(), beside: Vec::new() };
         self.step(&keystone.clone(), Action::Database(change), 0);
         Ok(())

@@ -4,6 +4,7 @@ use super::interface::{file_id, mtime_ns};
 use crate::format::FileState;
 use std::collections::HashMap;
 use std::fs::Metadata;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A file that was compared with what the parent has at the same place, chunk by chunk.
@@ -32,20 +33,26 @@ pub struct Patches(Mutex<Kept>);
 #[derive(Debug, Default)]
 struct Kept {
     of_chunks: HashMap<u32, Arc<Patch>>,
-    room_bytes: usize,
+    /// Bytes that may still be taken, by others too.
+    room: Arc<AtomicUsize>,
 }
 
 impl Patches {
-    /// So many more bytes of memory may be taken; none before this is said.
-    pub fn make_room(&self, bytes: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).room_bytes += bytes;
+    /// As many bytes of memory may be taken as there are in `room`; none before this is said.
+    pub fn take_from(&self, room: &Arc<AtomicUsize>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).room = Arc::clone(room);
     }
 
-    /// Keeps a chunk's patch while there is room.
-    pub fn add(&self, number: u32, patch: Patch) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(left) = kept.room_bytes.checked_sub(patch.memory_bytes()) {
-            kept.room_bytes = left;
+    /// Keeps a chunk's patch, which makes `from` to `to`, while there is room.
+    pub fn note(&self, number: u32, from: &[u8], to: &[u8]) {
+        let room = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner).room);
+        if room.load(Ordering::Relaxed) < Patch::LEAST_BYTES {
+            return;
+        }
+        let Some(patch) = Patch::between(from, to) else { return };
+        let take = |left: usize| left.checked_sub(patch.memory_bytes());
+        if room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             kept.of_chunks.insert(number, Arc::new(patch));
         }
     }
@@ -73,6 +80,8 @@ impl Patch {
     const GAP: usize = 16;
     /// More than this part of a chunk is no patch (1/4).
     const MOST: usize = 4;
+    /// About what one takes of memory beside runs and bytes: itself, its allocations, its place in a map.
+    const LEAST_BYTES: usize = 128;
 
     /// What makes `from` to `to`; `None` if that is much of it, or they aren't of the same length.
     pub fn between(from: &[u8], to: &[u8]) -> Option<Self> {
@@ -103,10 +112,15 @@ impl Patch {
             }
         }
         let mut bytes = Vec::with_capacity(total);
-        runs.iter().for_each(|(begin, len)| {
-            bytes.extend_from_slice(to.get(*begin..*begin + *len).unwrap_or_default())
+        let runs = runs.into_iter().map(|(begin, len)| {
+            // To the byte, so that no block is written that is right already.
+            let differs = |at: &usize| from.get(*at) != to.get(*at);
+            let first = (begin..begin + len).find(differs).unwrap_or(begin);
+            let behind = (begin..begin + len).rfind(differs).map_or(first, |last| last + 1);
+            bytes.extend_from_slice(to.get(first..behind).unwrap_or_default());
+            (first as u32, (behind - first) as u32)
         });
-        let runs = runs.iter().map(|(begin, len)| (*begin as u32, *len as u32)).collect();
+        let runs = runs.collect();
         Some(Self { runs, bytes: bytes.into() })
     }
 
@@ -121,7 +135,7 @@ impl Patch {
     }
 
     fn memory_bytes(&self) -> usize {
-        size_of::<(u32, Arc<Self>)>() + size_of::<Self>() + self.runs.len() * 8 + self.bytes.len()
+        Self::LEAST_BYTES + self.runs.len() * 8 + self.bytes.len()
     }
 }
 
@@ -129,9 +143,11 @@ impl Patch {
 mod tests {
     use super::{Patch, Patches};
     use proptest::prelude::{any, prop, proptest};
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
 
     proptest! {
-        /// A patch makes the one the other, and begins and ends each run near where they differ.
+        /// A patch makes the one the other, and each run begins and ends where they differ.
         #[test]
         fn a_patch_makes_the_other(
             from in prop::collection::vec(any::<u8>(), 0..3000),
@@ -146,9 +162,8 @@ mod tests {
                 Some(patch) => {
                     for (begin, run) in patch.runs() {
                         made[begin..begin + run.len()].copy_from_slice(run);
-                        for edge in [begin..(begin + 8).min(from.len()), (begin + run.len()).saturating_sub(8)..begin + run.len()] {
-                            assert_ne!(from[edge.clone()], to[edge]);
-                        }
+                        let last = begin + run.len() - 1;
+                        assert!(from[begin] != to[begin] && from[last] != to[last]);
                     }
                     assert_eq!(made, to);
                 }
@@ -160,12 +175,15 @@ mod tests {
     #[test]
     fn patches_end_where_room_does() {
         assert_eq!(Patch::between(&[1, 2], &[1]), None);
-        let (from, patches) = (vec![0; 16 << 20], Patches::default());
+        let from = vec![0; 16 << 20];
         let mut to = from.clone();
         to[..3 << 20].fill(1);
-        patches.make_room(8 << 20);
-        (0..4).for_each(|number| patches.add(number, Patch::between(&from, &to).unwrap()));
-        let kept: Vec<bool> = (0..4).map(|number| patches.get(number).is_some()).collect();
+        let room = Arc::new(AtomicUsize::new(8 << 20));
+        let [one, other, none] = [(); 3].map(|()| Patches::default());
+        one.take_from(&room);
+        other.take_from(&room);
+        (0..4).for_each(|number| [&one, &other, &none][number as usize % 3].note(number, &from, &to));
+        let kept = [one.get(0), other.get(1), none.get(2), one.get(3)].map(|patch| patch.is_some());
         assert_eq!(kept, [true, true, false, false]);
     }
 }

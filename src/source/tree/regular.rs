@@ -98,7 +98,7 @@ impl Regular<'_> {
         let ranges = sparse.clone().unwrap_or_else(|| vec![Segment { offset: 0, len: size }]);
         let expected: u64 = ranges.iter().map(|range| range.len).sum();
         let known = if sparse.is_none() && size == before.size() {
-            recorder.take_compared(self.relative, &self.file)?
+            recorder.take_compared(self.relative, &self.file).map_err(|error| error.at(self.path))?
         } else {
             None
         };
