@@ -1,5 +1,6 @@
 //! What a local repository asks of a file system, call by call, so that tests can put a failing one under it.
 
+use super::direct;
 use nix::fcntl::{Flock, FlockArg};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -19,6 +20,10 @@ pub trait Disk: Send + Sync {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// Exactly `len` bytes from `offset`; `UnexpectedEof` if there are fewer.
     fn read_range(&self, path: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>>;
+    /// As `read_range`, from the device and not from memory, where the file system can.
+    fn read_range_anew(&self, path: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+        self.read_range(path, offset, len)
+    }
     /// A file's length.
     fn len(&self, path: &Path) -> io::Result<u64>;
     /// When a file was written.
@@ -94,6 +99,12 @@ impl Disk for RealDisk {
         if bytes.len() as u64 == len { Ok(bytes) } else { Err(short()) }
     }
 
+    fn read_range_anew(&self, path: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+        let bytes =
+            usize::try_from(len).map_or(Ok(None), |len| direct::read(&File::open(path)?, offset, len))?;
+        bytes.map_or_else(|| self.read_range(path, offset, len), Ok)
+    }
+
     fn len(&self, path: &Path) -> io::Result<u64> {
         fs::metadata(path).map(|metadata| metadata.len())
     }
@@ -138,7 +149,7 @@ impl Disk for RealDisk {
         builder.prefix("put-").permissions(fs::Permissions::from_mode(FILE_MODE));
         // Whoever fails removes it by name; what a kill leaves is swept up a day later.
         let (file, path) = builder.tempfile_in(directory)?.keep().map_err(|failed| failed.error)?;
-        Ok(Box::new(RealFile { file, path }))
+        Ok(Box::new(RealFile { file, path, is_begun: false }))
     }
 
     #[expect(clippy::disallowed_methods, reason = "whoever calls this syncs the directory")]
@@ -183,6 +194,8 @@ impl Disk for RealDisk {
 struct RealFile {
     file: File,
     path: PathBuf,
+    /// Something was written.
+    is_begun: bool,
 }
 
 impl DiskFile for RealFile {
@@ -191,7 +204,9 @@ impl DiskFile for RealFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+        let done = if self.is_begun { 0 } else { direct::write_first(&mut self.file, bytes)? };
+        self.is_begun = true;
+        self.file.write_all(bytes.get(done..).unwrap_or_default())
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -13,6 +13,10 @@ pub trait Backend: Send + Sync {
     fn get(&self, key: &str) -> Result<Vec<u8>, BackendError>;
     /// Exactly `len` bytes from `offset`; fewer there are is `Short`.
     fn get_range(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError>;
+    /// As `get_range`, from the device that it lies on where this can be had, not from memory.
+    fn get_range_anew(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
+        self.get_range(key, offset, len)
+    }
     /// Bytes under a key.
     fn size(&self, key: &str) -> Result<u64, BackendError>;
     /// There is such a key.

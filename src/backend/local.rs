@@ -91,6 +91,11 @@ impl Backend for LocalBackend {
         self.disk.read_range(&self.path(key), offset, len).map_err(|error| self.fail("read", key, error))
     }
 
+    fn get_range_anew(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, BackendError> {
+        let read = self.disk.read_range_anew(&self.path(key), offset, len);
+        read.map_err(|error| self.fail("read", key, error))
+    }
+
     fn size(&self, key: &str) -> Result<u64, BackendError> {
         self.disk.len(&self.path(key)).map_err(|error| self.fail("stat", key, error))
     }

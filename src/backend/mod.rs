@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod contract;
+mod direct;
 mod disk;
 mod interface;
 mod limit;

@@ -62,9 +62,9 @@ impl Repository {
         }
     }
 
-    /// Part of a file that should be there.
+    /// Part of a file that should be there, as it lies there.
     fn read_of(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, RepositoryError> {
-        match self.backend().get_range(key, offset, len) {
+        match self.backend().get_range_anew(key, offset, len) {
             Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::Other) => {
                 Err(RepositoryError::damaged(key, error))
             }

@@ -22,11 +22,22 @@ impl Repository {
 
     fn has_here(&self, prefix: u64) -> Result<bool, RepositoryError> {
         let index = self.index()?;
-        let is_whole = |location: &Location| {
+        let is_there = |location: &Location| {
             let mut bases = location.bases.iter();
-            index.fits(location) && bases.all(|base| self.whole_copies(*base).is_ok_and(|copies| copies > 0))
+            index.fits(location) && bases.all(|base| self.has_whole(*base).unwrap_or(false))
         };
-        Ok(index.find_all(prefix).iter().any(is_whole))
+        Ok(index.find_all(prefix).iter().any(is_there))
+    }
+
+    /// A whole copy lies where it fits, here or beneath.
+    fn has_whole(&self, prefix: u64) -> Result<bool, RepositoryError> {
+        let index = self.index()?;
+        let does = |location: &Location| !location.encoding.is_difference() && index.fits(location);
+        let is_here = index.find_all(prefix).iter().any(does);
+        match self.beneath() {
+            Some(beneath) if !is_here => beneath.has_whole(prefix),
+            _ => Ok(is_here),
+        }
     }
 
     /// How many chunks `lacking` should be asked for at once: one asking for very many in RocksDB is about one reading of the
