@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind, Read};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// What is handed over at a time.
+pub const BUFFER_BYTES: usize = 4 << 20;
 /// So many bytes wait for their next use at most.
 const MOST_BYTES: usize = 16 << 20;
 

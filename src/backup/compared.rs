@@ -1,5 +1,6 @@
 //! Content of which a comparison has told before what is as in the parent, and what has to be read.
 
+use super::buffers::BUFFER_BYTES;
 use super::old::Old;
 use super::pool::{Handed, Pool, Work};
 use super::stream::Stream;
@@ -10,9 +11,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-
-/// What is handed over at a time.
-const BATCH_BYTES: u64 = 4 << 20;
 
 /// A part of a file, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +82,7 @@ impl Keeping<'_> {
             if self.progress.interrupted() {
                 return Err(CaptureError::Interrupted);
             }
-            let batch = self.old.batch(first, BATCH_BYTES);
+            let batch = self.old.batch(first, BUFFER_BYTES as u64);
             let numbers = first..batch.end.min(behind);
             let wanted = (self.old.start(numbers.end) - self.old.start(first)) as usize;
             let read = stream.next(wanted).map_err(CaptureError::Reading)?;

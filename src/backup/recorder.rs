@@ -1,5 +1,6 @@
 //! Takes what a source hands over: cuts it, has it stored, and builds the source's entry tree.
 
+use super::buffers::BUFFER_BYTES;
 use super::compared::{Keeping, Part, Range, parts};
 use super::error::record;
 use super::old::Old;
@@ -26,13 +27,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const FIRST_BUFFER_BYTES: usize = 64 << 10;
-const BUFFER_BYTES: usize = 4 << 20;
 /// Entries whose content is still being worked on, before the walk waits for the oldest.
 const PENDING_ENTRIES: usize = 512;
 
 /// What the retakes and patches of all recorders together may keep in memory. The rest of retakes goes to scratch files, that of
 /// patches is read again.
-#[derive(Clone)]
 pub struct RecorderMemory(Arc<AtomicUsize>);
 
 impl Default for RecorderMemory {

@@ -132,14 +132,20 @@ proptest! {
         prop_assert!(std::fs::read(scratch.path("out/file/one")).unwrap() == expected);
         // In the end each pack has something that is needed, or that a copy of it is told against which still lies there: should
         // the better copy be damaged that one will do. A base of such a base is no reason to stay.
+        // Each prune frees what the copies that went with the one before were told against.
         let mut packs = scratch.repository_files("packs");
+        let mut prunes = 0;
         loop {
             scratch.ok(["prune", "--keep-last", "9", "--now"]);
             let now = scratch.repository_files("packs");
             if std::mem::replace(&mut packs, now) == packs {
                 break;
             }
+            prunes += 1;
+            prop_assert!(prunes <= case.packs.len());
         }
+        let checked = scratch.ok(["check"]);
+        prop_assert_eq!(&checked["unreferenced_packs"], 0);
         let repository = Repository::open(Arc::new(backend), IndexOptions::default()).unwrap();
         let names = packs.iter().map(|path| Id::from_hex(path.file_name().unwrap().to_str().unwrap()).unwrap());
         let packs: Vec<_> = names.map(|pack| repository.read_trailer(pack).unwrap()).collect();
