@@ -251,6 +251,10 @@ fn a_log_that_grows_all_the_time_is_captured_between_records() {
                 write!(file, "{{\"n\":{number},").unwrap();
                 writeln!(file, "\"text\":\"{}\"}}", "x".repeat(number % 300)).unwrap();
                 number += 1;
+                // Or a slow reader would never get to the end.
+                if number % 50 == 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
             }
         });
         for _ in 0..10 {
