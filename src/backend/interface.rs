@@ -4,6 +4,7 @@ pub use super::wire::Piece;
 use crate::id::Id;
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::sync::Arc;
 
 /// A key is a relative path with `/`, such as `index/0123…`. No order is promised by `list`.
 pub trait Backend: Send + Sync {
@@ -108,7 +109,7 @@ pub enum ErrorKind {
 }
 
 /// An operation on one key that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{action} {path}: {source}")]
 pub struct BackendError {
     pub kind: ErrorKind,
@@ -116,7 +117,7 @@ pub struct BackendError {
     /// The full path or URL.
     pub path: String,
     #[source]
-    pub source: io::Error,
+    pub source: Arc<io::Error>,
 }
 
 impl BackendError {
@@ -130,6 +131,6 @@ impl BackendError {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
             _ => ErrorKind::Other,
         };
-        Self { kind, action, path: path.into(), source }
+        Self { kind, action, path: path.into(), source: Arc::new(source) }
     }
 }

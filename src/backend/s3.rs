@@ -117,7 +117,7 @@ impl S3Backend {
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => ErrorKind::Denied,
             _ => ErrorKind::Unreachable,
         };
-        let source = io::Error::other(error.to_string());
+        let source = Arc::new(io::Error::other(error.to_string()));
         BackendError { kind, action, path: format!("{}/{key}", self.location), source }
     }
 

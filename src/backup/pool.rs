@@ -5,7 +5,7 @@ use super::old::Old;
 use crate::chunking::{Cuts, Cutter, replay};
 use crate::format::{ChunkRef, PackKind};
 use crate::id::Id;
-use crate::repository::{Before, ChunkWriter, NewChunk, RepositoryError};
+use crate::repository::{Before, ChunkWriter, Lane, NewChunk, RepositoryError};
 use crate::source::Patches;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -41,9 +41,10 @@ pub struct Done {
     pub resolved: usize,
 }
 
-/// Where jobs go. The workers end when it is dropped.
+/// Where jobs go. When it is dropped the workers end, and so does the lane for full packs.
 pub struct Pool {
     jobs: SyncSender<Job>,
+    _lane: Lane,
     buffers: Buffers,
 }
 
@@ -66,7 +67,7 @@ impl Pool {
             let waiting = Arc::clone(&waiting);
             scope.spawn(move || work(&waiting, writer));
         }
-        Self { jobs, buffers: Buffers::default() }
+        Self { jobs, _lane: writer.lane(scope), buffers: Buffers::default() }
     }
 
     /// For what is handed over.

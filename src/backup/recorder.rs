@@ -345,7 +345,9 @@ impl Recorder for TreeRecorder<'_> {
     }
 
     fn await_stored(&mut self, taken: &Taken) -> Result<(), CaptureError> {
-        self.known_chunks(taken.token).map(drop)
+        self.known_chunks(taken.token)?;
+        self.writer.rest();
+        Ok(())
     }
 
     fn retake(

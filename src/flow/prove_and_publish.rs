@@ -118,7 +118,7 @@ fn prove_and_publish_alone(
         temporary_directory: &request.backup.options.temporary_directory,
     };
     let outcome =
-        prove_draft(repository, &mut manifest, &writer.finish()?.packs, &known, &options, progress)?;
+        prove_draft(repository, &mut manifest, &writer.finish()?.unproven, &known, &options, progress)?;
     warnings.extend(repository.warnings());
     if !outcome.is_valid() {
         let (findings, damaged) = (outcome.findings, outcome.damaged);
@@ -130,7 +130,7 @@ fn prove_and_publish_alone(
     // The proof takes a while, and a prune may have condemned something since.
     while !is_still_lasting(repository, &relies_on)? {
         relies_on = secure(&writer, &manifest, true, warnings, progress)?;
-        prove_packs(repository, &writer.finish()?.packs, progress)?;
+        prove_packs(repository, &writer.finish()?.unproven, progress)?;
     }
     let manifest_id = repository.publish(&mut manifest)?;
     let warnings = std::mem::take(warnings);

@@ -93,7 +93,7 @@ pub fn save_before(
     let (author, scratch) = (saving.author, saving.temporary_directory);
     let draft = save_raw(&writer, saving.goals, &snapshots, sources, author, scratch, progress)?;
     progress.begin("proving what was saved", None);
-    prove_packs(repository, &draft.written.packs, progress)?;
+    prove_packs(repository, &draft.written.unproven, progress)?;
     let mut manifest = draft.manifest;
     let mut unsaved = Vec::new();
     for source in &mut manifest.sources {
@@ -113,7 +113,7 @@ pub fn save_before(
         if rescued.stored_again == 0 {
             break;
         }
-        prove_packs(repository, &writer.finish()?.packs, progress)?;
+        prove_packs(repository, &writer.finish()?.unproven, progress)?;
     }
     let manifest_id = repository.publish(&mut manifest)?;
     let journal = Journal {

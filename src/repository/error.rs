@@ -7,9 +7,10 @@ use crate::id::Id;
 use crate::stamp::Stamp;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A repository operation that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RepositoryError {
     #[error("there is no repository at {location}")]
     Absent { location: String },
@@ -36,7 +37,7 @@ pub enum RepositoryError {
     #[error("another run is using the repository ({what}): {holder}")]
     Busy { what: String, holder: String },
     #[error("cannot write a scratch copy into {directory}: {source}")]
-    Scratch { directory: PathBuf, source: io::Error },
+    Scratch { directory: PathBuf, source: Arc<io::Error> },
     #[error("interrupted")]
     Interrupted,
     #[error("cannot encrypt: {0}")]

@@ -5,18 +5,20 @@ use super::error::RepositoryError;
 use super::index_writer::FULL_CHUNKS;
 use super::memory_table::IdMap;
 use super::open::Repository;
+use super::open_pack::OpenPack;
+use super::pack_lane::ToLane;
 use crate::crypto::SealedFile;
 use crate::format::{ChunkRecord, ChunkRef, Encoding, IndexedPack, Key, ListedPack, Pack, PackKind};
-use crate::id::{Id, IdHasher, Naming};
+use crate::id::{Id, Naming};
 use crate::stamp::now_nanos;
 use std::borrow::Cow;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const DATA_PACK_BYTES: usize = 32 << 20;
 const TREE_PACK_BYTES: usize = 4 << 20;
-/// What is hashed at a time of a pack that is being filled.
-const HASH_BYTES: usize = 128 << 10;
+/// Buffers of packs that are kept for the next ones.
+const MOST_SPARE: usize = 2;
 /// A pack of small chunks is closed by their number, so that no trailer grows large.
 const MOST_RECORDS: usize = 1 << 16;
 /// An index file is written after this many packs or this long, so that a killed first backup goes on where it was.
@@ -27,6 +29,8 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
     pub packs: Vec<Id>,
+    /// Those of them that weren't read back on the way.
+    pub unproven: Vec<Id>,
     /// Plain bytes of new data chunks.
     pub new_bytes: u64,
     /// Their bytes as stored.
@@ -74,41 +78,6 @@ pub enum Trust {
     Nothing,
 }
 
-struct OpenPack {
-    content: Pack,
-    bytes: Vec<u8>,
-    /// Of the first bytes, as they were soon after each chunk was decoded and compared.
-    hasher: IdHasher,
-    hashed: usize,
-    /// All of them were.
-    is_verified: bool,
-}
-
-impl OpenPack {
-    fn new(kind: PackKind, mut bytes: Vec<u8>) -> Self {
-        bytes.extend_from_slice(&Pack::begin());
-        let content = Pack { kind, records: Vec::new() };
-        Self { content, bytes, hasher: IdHasher::default(), hashed: 0, is_verified: true }
-    }
-
-    fn add(&mut self, record: ChunkRecord, stored: &[u8]) {
-        self.bytes.extend_from_slice(stored);
-        self.content.records.push(record);
-        // BLAKE3 is a tree: it is fastest with parts of a power of two.
-        while let Some(part) = self.bytes.get(self.hashed..self.hashed + HASH_BYTES) {
-            self.hasher.update(part);
-            self.hashed += HASH_BYTES;
-        }
-    }
-
-    /// The name that the bytes make.
-    fn name(&self) -> Id {
-        let mut hasher = self.hasher.clone();
-        hasher.update(self.bytes.get(self.hashed..).unwrap_or_default());
-        hasher.finish()
-    }
-}
-
 struct Checkpoint {
     packs: Vec<ListedPack>,
     since: Instant,
@@ -126,9 +95,12 @@ pub struct ChunkWriter<'r> {
     written: Mutex<Written>,
     /// Buffers of packs that are written: new ones would have to be given by the system, page by page.
     spare: Mutex<Vec<Vec<u8>>>,
+    pub(super) to_lane: Arc<ToLane>,
+    /// What went wrong first. A chunk that was claimed may then be in no pack: nothing that was kept counts any more.
+    failed: Mutex<Option<RepositoryError>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -148,6 +120,8 @@ impl<'r> ChunkWriter<'r> {
             checkpoint: Mutex::new(Checkpoint { packs: Vec::new(), since: Instant::now() }),
             written: Mutex::default(),
             spare: Mutex::default(),
+            to_lane: Arc::default(),
+            failed: Mutex::default(),
         }
     }
 
@@ -178,6 +152,24 @@ impl<'r> ChunkWriter<'r> {
     /// Keeps chunks, in order. What is there already isn't stored again; what is not far from what was there before is stored
     /// as the difference.
     pub fn put_all(&self, kind: PackKind, chunks: &[NewChunk<'_>]) -> Result<(), RepositoryError> {
+        self.failure()?;
+        self.noted(self.try_put_all(kind, chunks))
+    }
+
+    /// What went wrong with some chunk, whoever put it.
+    fn failure(&self) -> Result<(), RepositoryError> {
+        lock(&self.failed).clone().map_or(Ok(()), Err)
+    }
+
+    /// Notes an error, so that `finish` tells it even if whoever gets it here goes on.
+    pub(super) fn noted<T>(&self, done: Result<T, RepositoryError>) -> Result<T, RepositoryError> {
+        if let Err(error) = &done {
+            lock(&self.failed).get_or_insert_with(|| error.clone());
+        }
+        done
+    }
+
+    fn try_put_all(&self, kind: PackKind, chunks: &[NewChunk<'_>]) -> Result<(), RepositoryError> {
         let mut fresh = Vec::with_capacity(chunks.len());
         for chunk in chunks {
             if !self.is_kept(&chunk.id)? && lock(&self.claimed).insert(chunk.id, ()).is_none() {
@@ -207,10 +199,11 @@ impl<'r> ChunkWriter<'r> {
         record: &ChunkRecord,
         stored: &[u8],
     ) -> Result<(), RepositoryError> {
+        self.failure()?;
         if lock(&self.claimed).insert(record.id, ()).is_some() {
             return Ok(());
         }
-        self.append(kind, record.clone(), stored, false)
+        self.noted(self.append(kind, record.clone(), stored, false))
     }
 
     fn append(
@@ -233,7 +226,10 @@ impl<'r> ChunkWriter<'r> {
         }
         let full = self.replace(&mut pack);
         drop(pack);
-        self.write_pack(full)
+        match self.to_lane.hand_over(full) {
+            Some(full) => self.write_pack(full).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn replace(&self, pack: &mut OpenPack) -> OpenPack {
@@ -259,7 +255,8 @@ impl<'r> ChunkWriter<'r> {
         }
     }
 
-    fn write_pack(&self, mut pack: OpenPack) -> Result<(), RepositoryError> {
+    /// Makes a pack durable and known to the index; returns its name.
+    pub(super) fn write_pack(&self, mut pack: OpenPack) -> Result<Id, RepositoryError> {
         let mut chunks_end = pack.bytes.len();
         let mut id = self.end(&mut pack)?;
         // The same chunks in the same order make the same name. Under one that is condemned they would be deleted.
@@ -281,12 +278,17 @@ impl<'r> ChunkWriter<'r> {
         {
             let mut written = lock(&self.written);
             written.packs.push(id);
+            written.unproven.push(id);
             written.metadata_bytes += (bytes.len() - chunks_end) as u64 + Pack::FIRST_OFFSET;
         }
         let indexed = IndexedPack { pack: id, kind, records };
         self.repository.index()?.add(&indexed, bytes.len() as u64);
         bytes.clear();
-        lock(&self.spare).push(bytes);
+        let mut spare = lock(&self.spare);
+        if spare.len() < MOST_SPARE {
+            spare.push(bytes);
+        }
+        drop(spare);
         // From here on the index knows them: a first backup of any size remembers only what isn't in a pack yet.
         let mut claimed = lock(&self.claimed);
         for record in &indexed.records {
@@ -299,7 +301,17 @@ impl<'r> ChunkWriter<'r> {
         let due = checkpoint.packs.len() >= CHECKPOINT_PACKS
             || chunks >= FULL_CHUNKS
             || checkpoint.since.elapsed() >= CHECKPOINT_AFTER;
-        if due { self.write_index(&mut checkpoint) } else { Ok(()) }
+        if due {
+            self.write_index(&mut checkpoint)?;
+        }
+        Ok(id)
+    }
+
+    /// Proves a pack that was written, as it lies there.
+    pub(super) fn read_back(&self, pack: Id) -> Result<(), RepositoryError> {
+        self.repository.prove_pack(&pack)?;
+        lock(&self.written).unproven.retain(|unproven| *unproven != pack);
+        Ok(())
     }
 
     /// Appends the trailer; returns the name.
@@ -319,8 +331,14 @@ impl<'r> ChunkWriter<'r> {
         Ok(())
     }
 
-    /// Writes what is still in memory. When this returns, every chunk is durable, and found through an index file.
+    /// Writes what is still in memory. When this returns, every chunk is durable, and found through an index file. What went wrong
+    /// before goes wrong again.
     pub fn finish(&self) -> Result<Written, RepositoryError> {
+        self.failure()?;
+        self.noted(self.try_finish())
+    }
+
+    fn try_finish(&self) -> Result<Written, RepositoryError> {
         for open in [&self.data, &self.tree] {
             let mut pack = lock(open);
             if pack.content.records.is_empty() {

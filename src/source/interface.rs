@@ -172,7 +172,8 @@ pub trait Recorder {
     /// Records the content of the file at `path` below the source by a comparison that was made before: what is equal isn't
     /// read again. `None` if there is no comparison of it, or it may have changed since.
     fn take_compared(&mut self, path: &[u8], file: &File) -> Result<Option<Taken>, CaptureError>;
-    /// Waits until what was taken is hashed and handed to the packs, so that a later `retake` needn't.
+    /// Waits until what was taken is hashed and handed to the packs, so that a later `retake` needn't, and the repository's disk is
+    /// left alone, until more is taken.
     fn await_stored(&mut self, taken: &Taken) -> Result<(), CaptureError>;
     /// Reads the same file again, on all cores: what equals `earlier` is only compared, what differs is kept aside,
     /// encoded by `settle`. To be called under a hold; gives up with `HeldTooLong` once `go_on` says no.

@@ -9,6 +9,7 @@ use crate::repository::{Repository, RepositoryError, Snapshots};
 use crate::source::{JudgeOptions, Judgement, VALIDATOR_VERSION, judge};
 use crate::stamp::now_nanos;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How thorough a validation should be.
@@ -39,18 +40,18 @@ impl Outcome {
     }
 }
 
-/// Proves a draft before it is published: each pack that the run wrote is read back, then each source is judged, and its
-/// proof is put into the manifest. A source whose content an earlier snapshot had proven in full inherits that proof.
+/// Proves a draft before it is published: each pack that the run wrote and hasn't read back on the way is read back, then each
+/// source is judged, and its proof is put into the manifest. A source whose content an earlier snapshot had proven in full inherits that proof.
 pub fn prove_draft(
     repository: &Repository,
     manifest: &mut Manifest,
-    fresh_packs: &[Id],
+    unproven: &[Id],
     earlier: &Snapshots,
     options: &ValidateOptions<'_>,
     progress: &dyn Progress,
 ) -> Result<Outcome, RepositoryError> {
     progress.begin("proving what was written", None);
-    prove_packs(repository, fresh_packs, progress)?;
+    prove_packs(repository, unproven, progress)?;
     let mut outcome = Outcome { findings: Vec::new(), damaged: false };
     let profile = manifest.profile.clone();
     // While a snapshot is known to be bad, nothing that may share its chunks is taken on trust.
@@ -172,7 +173,7 @@ fn prove_source(
             Ok(error) => return Err(error),
             Err(error) => {
                 let directory = temporary_directory.to_owned();
-                return Err(RepositoryError::Scratch { directory, source: error });
+                return Err(RepositoryError::Scratch { directory, source: Arc::new(error) });
             }
         },
     };

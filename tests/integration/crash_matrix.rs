@@ -25,7 +25,7 @@ use std::time::Duration;
 const ROOT: &str = "/repo";
 
 /// Paths and bytes of one source.
-type Files = BTreeMap<PathBuf, Vec<u8>>;
+pub type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 fn request(source: &Path, scratch: &Path) -> PublishRequest {
     let spec = SourceSpec {
@@ -57,11 +57,13 @@ fn request(source: &Path, scratch: &Path) -> PublishRequest {
     }
 }
 
-fn open(disk: &FaultDisk) -> Result<Repository, RepositoryError> {
+/// Opens the repository on a disk.
+pub fn open(disk: &FaultDisk) -> Result<Repository, RepositoryError> {
     Repository::open(Arc::new(LocalBackend::on(Arc::new(disk.clone()), ROOT)), IndexOptions::default())
 }
 
-fn init(disk: &FaultDisk) -> Result<(), RepositoryError> {
+/// Makes a repository on a disk.
+pub fn init(disk: &FaultDisk) -> Result<(), RepositoryError> {
     let backend = LocalBackend::on(Arc::new(disk.clone()), ROOT);
     backend.create_directory("")?;
     Repository::create(Arc::new(backend), *b"thirty-two bytes for a crash tes")?;
@@ -69,7 +71,8 @@ fn init(disk: &FaultDisk) -> Result<(), RepositoryError> {
     Ok(Key::DIRECTORIES.iter().try_for_each(|directory| backend.create_directory(directory))?)
 }
 
-fn backup(disk: &FaultDisk, source: &Path, scratch: &Path) -> Result<Stamp, FlowError> {
+/// Takes a snapshot of a tree into the repository on a disk.
+pub fn backup(disk: &FaultDisk, source: &Path, scratch: &Path) -> Result<Stamp, FlowError> {
     let published = prove_and_publish(&open(disk)?, &request(source, scratch), &Silent);
     published.map(|published| published.manifest.stamp).map_err(|unpublished| unpublished.error)
 }
@@ -86,7 +89,7 @@ fn files_of(source: &Path) -> Files {
 }
 
 /// What a snapshot holds.
-fn files_in(repository: &Repository, root: &Entry) -> Files {
+pub fn files_in(repository: &Repository, root: &Entry) -> Files {
     let (mut found, mut waiting) = (Files::new(), vec![(PathBuf::new(), root.clone())]);
     while let Some((path, entry)) = waiting.pop() {
         if entry.kind == EntryKind::Directory {

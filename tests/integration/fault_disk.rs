@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 type Bytes = Arc<Vec<u8>>;
 
@@ -60,6 +61,23 @@ struct State {
     begun_with: Tree,
     /// Calls that fail from the one with this number on.
     fails_from: Option<usize>,
+    /// Packs in the order in which they got their names, or were to get them.
+    packs: Vec<PathBuf>,
+    /// One of them goes wrong.
+    spoilt: Option<(usize, Spoilt)>,
+    /// What was read from the device, or is asked for.
+    read_anew: BTreeSet<PathBuf>,
+    /// Who reads from the device waits.
+    is_shut: bool,
+}
+
+/// What goes wrong with a pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoilt {
+    /// It can't get its name; everything else goes on.
+    Name,
+    /// A bit of what is read back of it is another.
+    Content,
 }
 
 /// The disk. Clones are the same disk.
@@ -140,8 +158,34 @@ impl FaultDisk {
         different
     }
 
-    fn call(&self, call: Call) -> io::Result<MutexGuard<'_, State>> {
+    /// From the beginning, so many packs later this one goes wrong.
+    pub fn spoil(&self, pack: usize, how: Spoilt) {
         let mut state = self.state();
+        state.packs.clear();
+        state.spoilt = Some((pack, how));
+    }
+
+    /// Whether reads from the device wait from now on.
+    pub fn shut(&self, is_shut: bool) {
+        self.state().is_shut = is_shut;
+    }
+
+    /// What was read from the device.
+    pub fn read_anew(&self) -> BTreeSet<PathBuf> {
+        self.state().read_anew.clone()
+    }
+
+    /// The pack that was to go wrong did.
+    pub fn is_spoilt(&self) -> bool {
+        let state = self.state();
+        state.spoilt.is_some_and(|(pack, _)| pack < state.packs.len())
+    }
+
+    fn call(&self, call: Call) -> io::Result<MutexGuard<'_, State>> {
+        Self::call_in(self.state(), call)
+    }
+
+    fn call_in(mut state: MutexGuard<'_, State>, call: Call) -> io::Result<MutexGuard<'_, State>> {
         if state.fails_from.is_some_and(|first| state.calls.len() >= first) {
             return Err(io::Error::other("the disk is gone"));
         }
@@ -278,6 +322,24 @@ impl Disk for FaultDisk {
         bytes.get(range).map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
+    fn read_range_anew(&self, path: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = self.read_range(path, offset, len)?;
+        self.state().read_anew.insert(path.to_owned());
+        while self.state().is_shut {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let state = self.state();
+        let is_spoilt = state
+            .packs
+            .iter()
+            .position(|pack| pack == path)
+            .is_some_and(|pack| state.spoilt == Some((pack, Spoilt::Content)));
+        if is_spoilt && let Some(byte) = bytes.get_mut(len as usize / 2) {
+            *byte ^= 1;
+        }
+        Ok(bytes)
+    }
+
     fn modified(&self, _path: &Path) -> io::Result<std::time::SystemTime> {
         Ok(std::time::SystemTime::UNIX_EPOCH)
     }
@@ -323,9 +385,10 @@ impl Disk for FaultDisk {
     }
 
     fn create_temporary(&self, directory: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let number = self.state().contents.len();
+        let state = self.state();
+        let number = state.contents.len();
         let path = directory.join(format!("put-{number}"));
-        let mut state = self.call(Call::Create(path.clone()))?;
+        let mut state = Self::call_in(state, Call::Create(path.clone()))?;
         state.contents.push(Bytes::default());
         state.names.insert(path.clone(), number);
         drop(state);
@@ -335,6 +398,13 @@ impl Disk for FaultDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         if !self.state().names.contains_key(from) {
             return Err(missing());
+        }
+        if to.components().any(|part| part.as_os_str() == "packs") {
+            let mut state = self.state();
+            state.packs.push(to.to_owned());
+            if state.spoilt == Some((state.packs.len() - 1, Spoilt::Name)) {
+                return Err(io::Error::other("a bad sector"));
+            }
         }
         let mut state = self.call(Call::Rename(from.to_owned(), to.to_owned()))?;
         let file = state.names.remove(from).unwrap();

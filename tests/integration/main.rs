@@ -32,6 +32,7 @@ mod increments;
 mod index_cache;
 mod links;
 mod model;
+mod pack_lane;
 mod power_cut;
 mod prune;
 mod prune_copies;

@@ -682,7 +682,7 @@ impl Backend for Odd {
             kind: icecore::backend::ErrorKind::Held,
             action: "delete",
             path: key.into(),
-            source,
+            source: source.into(),
         })
     }
     fn try_lock(

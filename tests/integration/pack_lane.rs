@@ -1,0 +1,153 @@
+//! Packs that are written and read back beside those that fill them: what goes wrong there ends the backup, and nothing is published.
+
+use crate::crash_matrix::{backup, files_in, init, open};
+use crate::fault_disk::{FaultDisk, Spoilt};
+use crate::support::{noise, put};
+use icecore::backup::BackupError;
+use icecore::flow::FlowError;
+use icecore::format::PackKind;
+use icecore::repository::{ChunkWriter, RepositoryError, Trust};
+use std::path::Path;
+use std::time::Duration;
+
+/// Two full packs of data, and what is left for a third.
+const BYTES: usize = 70 << 20;
+
+#[test]
+fn a_pack_that_goes_wrong_is_in_no_snapshot() {
+    let (source, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    put(&source.path().join("f"), noise(BYTES, 1));
+    for how in [Spoilt::Name, Spoilt::Content] {
+        for pack in 0.. {
+            let disk = FaultDisk::default();
+            init(&disk).unwrap();
+            disk.spoil(pack, how);
+            let stamp = backup(&disk, source.path(), scratch.path());
+            if !disk.is_spoilt() {
+                stamp.unwrap();
+                assert!(pack >= 4, "{pack}: two full packs, one that isn't, and one of the tree");
+                break;
+            }
+            let error = stamp.unwrap_err();
+            let repository = match &error {
+                FlowError::Repository(error) => error,
+                FlowError::Backup(BackupError::Repository(error)) => error,
+                other => panic!("{how:?} of pack {pack}: {other:?}"),
+            };
+            let is_told = match how {
+                Spoilt::Name => repository.to_string().contains("a bad sector"),
+                Spoilt::Content => matches!(repository, RepositoryError::Damaged { .. }),
+            };
+            assert!(is_told, "{how:?} of pack {pack}: {repository:?}");
+            assert!(open(&disk).unwrap().snapshots().unwrap().list.is_empty());
+            // The disk is well again: what was stored serves, and nothing that wasn't is taken for stored.
+            if how == Spoilt::Name {
+                disk.spoil(usize::MAX, how);
+                let stamp = backup(&disk, source.path(), scratch.path()).unwrap();
+                let repository = open(&disk).unwrap();
+                let snapshots = repository.snapshots().unwrap();
+                let root = snapshots.get(stamp).unwrap().manifest.sources[0].root.clone().unwrap();
+                let found = files_in(&repository, &root);
+                assert!(found.get(Path::new("f")).is_some_and(|bytes| *bytes == noise(BYTES, 1)));
+            }
+        }
+    }
+}
+
+/// Where the lane has enough to do, those that fill packs write them too. Whatever isn't read back on the way is told.
+#[test]
+fn what_was_not_read_back_is_told() {
+    let disk = FaultDisk::default();
+    init(&disk).unwrap();
+    let repository = open(&disk).unwrap();
+    let writer = ChunkWriter::new(&repository, Trust::Index);
+    let bytes = noise(4 * (32 << 20) + 1000, 2);
+    disk.shut(true);
+    std::thread::scope(|scope| {
+        let lane = writer.lane(scope);
+        for (number, chunk) in bytes.chunks(1 << 20).enumerate() {
+            writer.put(PackKind::Data, chunk).unwrap();
+            // The first pack is full and written, and is being read back.
+            while number == 40 && disk.read_anew().is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        drop(lane);
+        disk.shut(false);
+    });
+    let written = writer.finish().unwrap();
+    assert_eq!((written.packs.len(), written.unproven.len()), (5, 4), "{written:?}");
+    let read = disk.read_anew();
+    for pack in &written.packs {
+        let is_read = read.iter().any(|path| path.to_string_lossy().ends_with(&pack.hex()));
+        assert_eq!(is_read, !written.unproven.contains(pack), "{pack} of {written:?}");
+    }
+    let again = open(&disk).unwrap();
+    for chunk in bytes.chunks(1 << 20) {
+        assert_eq!(again.read_chunk(&again.naming().id_of(chunk)).unwrap(), chunk);
+    }
+}
+
+/// Before a hold the lane comes to rest, whatever it still has to do, until the next pack is full.
+#[test]
+fn at_rest_it_leaves_the_disk_alone() {
+    let disk = FaultDisk::default();
+    init(&disk).unwrap();
+    let repository = open(&disk).unwrap();
+    let writer = ChunkWriter::new(&repository, Trust::Index);
+    let bytes = noise(3 * (33 << 20), 3);
+    std::thread::scope(|scope| {
+        let _lane = writer.lane(scope);
+        let mut chunks = bytes.chunks(1 << 20);
+        let mut fill = |count: usize| {
+            for chunk in chunks.by_ref().take(count) {
+                writer.put(PackKind::Data, chunk).unwrap();
+            }
+        };
+        disk.shut(true);
+        fill(33);
+        while disk.read_anew().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fill(33);
+        disk.shut(false);
+        // The first pack is being read back, the second one waits to be written.
+        writer.rest();
+        let calls = disk.calls();
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!((disk.calls(), disk.read_anew().len()), (calls, 1));
+        fill(33);
+        while disk.read_anew().len() < 3 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    writer.finish().unwrap();
+}
+
+/// Whoever goes on after an error, as a file that is read again does, isn't told that what was lost is kept.
+#[test]
+fn after_an_error_nothing_counts_as_kept() {
+    for has_lane in [false, true] {
+        let disk = FaultDisk::default();
+        init(&disk).unwrap();
+        let repository = open(&disk).unwrap();
+        let writer = ChunkWriter::new(&repository, Trust::Index);
+        let bytes = noise(40 << 20, 4);
+        disk.spoil(0, Spoilt::Name);
+        std::thread::scope(|scope| {
+            let lane = has_lane.then(|| writer.lane(scope));
+            for chunk in bytes.chunks(1 << 20).chain(bytes.chunks(1 << 20)) {
+                drop(writer.put(PackKind::Data, chunk));
+            }
+            drop(lane);
+        });
+        for _ in 0..2 {
+            let error = writer.finish().unwrap_err();
+            assert!(
+                matches!(&error, RepositoryError::Backend(error) if error.to_string().contains("a bad sector")),
+                "{error:?}"
+            );
+        }
+        assert!(writer.put(PackKind::Data, b"anything").is_err());
+    }
+}
