@@ -1,12 +1,13 @@
-//! Condemns, and takes back.
+//! Condemns, and takes back; condemns what a run wrote and doesn't find as it wrote it.
 
 use super::condemned::{Condemned, read_doomed};
 use super::error::RepositoryError;
 use super::open::Repository;
 use crate::backend::ErrorKind;
 use crate::crypto::SealedFile;
-use crate::format::{Doomed, DoomedFile, Key};
+use crate::format::{Doomed, DoomedFile, DoomedKind, Key};
 use crate::id::Id;
+use crate::stamp::now_nanos;
 
 impl Repository {
     /// What is condemned.
@@ -32,6 +33,18 @@ impl Repository {
             self.delete_unless_held(damaged)?;
         }
         Ok(())
+    }
+
+    /// Reads back a pack that this run wrote; returns its length. One that isn't what was written is condemned, so that no later run
+    /// takes what lies there for stored.
+    pub fn prove_written(&self, pack: &Id) -> Result<u64, RepositoryError> {
+        let proven = self.prove_pack(pack);
+        if matches!(proven, Err(RepositoryError::Damaged { .. })) {
+            let doomed = vec![Doomed { kind: DoomedKind::Pack, id: *pack, since_ns: now_nanos() }];
+            // Where that fails too, the damage is what has to be told.
+            drop(self.condemn(&Condemned::default(), doomed));
+        }
+        proven
     }
 
     /// A list that its place keeps condemns nothing that is needed: whoever deletes asks that first.

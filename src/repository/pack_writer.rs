@@ -309,7 +309,7 @@ impl<'r> ChunkWriter<'r> {
 
     /// Proves a pack that was written, as it lies there.
     pub(super) fn read_back(&self, pack: Id) -> Result<(), RepositoryError> {
-        self.repository.prove_pack(&pack)?;
+        self.repository.prove_written(&pack)?;
         lock(&self.written).unproven.retain(|unproven| *unproven != pack);
         Ok(())
     }

@@ -61,7 +61,8 @@ impl Found {
     }
 }
 
-/// Reads packs back on all cores. A pack that was written just now and doesn't read back is an error, not a finding.
+/// Reads packs back on all cores. A pack that was written just now and doesn't read back is an error, not a finding, and is
+/// condemned.
 pub fn prove_packs(
     repository: &Repository,
     packs: &[Id],
@@ -69,7 +70,7 @@ pub fn prove_packs(
 ) -> Result<(), RepositoryError> {
     on_all_cores(packs.len(), |number| {
         check(progress)?;
-        progress.advance(packs.get(number).map_or(Ok(0), |pack| repository.prove_pack(pack))?);
+        progress.advance(packs.get(number).map_or(Ok(0), |pack| repository.prove_written(pack))?);
         Ok(())
     })
 }

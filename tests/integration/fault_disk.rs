@@ -175,6 +175,13 @@ impl FaultDisk {
         self.state().read_anew.clone()
     }
 
+    /// The pack that was to go wrong.
+    pub fn spoilt(&self) -> PathBuf {
+        let state = self.state();
+        let (pack, _) = state.spoilt.unwrap();
+        state.packs[pack].clone()
+    }
+
     /// The pack that was to go wrong did.
     pub fn is_spoilt(&self) -> bool {
         let state = self.state();

@@ -3,6 +3,7 @@
 use crate::crash_matrix::{backup, files_in, init, open};
 use crate::fault_disk::{FaultDisk, Spoilt};
 use crate::support::{noise, put};
+use icecore::backend::Disk;
 use icecore::backup::BackupError;
 use icecore::flow::FlowError;
 use icecore::format::PackKind;
@@ -16,7 +17,8 @@ const BYTES: usize = 70 << 20;
 #[test]
 fn a_pack_that_goes_wrong_is_in_no_snapshot() {
     let (source, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    put(&source.path().join("f"), noise(BYTES, 1));
+    let content = noise(BYTES, 1);
+    put(&source.path().join("f"), &content);
     for how in [Spoilt::Name, Spoilt::Content] {
         for pack in 0.. {
             let disk = FaultDisk::default();
@@ -40,16 +42,21 @@ fn a_pack_that_goes_wrong_is_in_no_snapshot() {
             };
             assert!(is_told, "{how:?} of pack {pack}: {repository:?}");
             assert!(open(&disk).unwrap().snapshots().unwrap().list.is_empty());
-            // The disk is well again: what was stored serves, and nothing that wasn't is taken for stored.
-            if how == Spoilt::Name {
-                disk.spoil(usize::MAX, how);
-                let stamp = backup(&disk, source.path(), scratch.path()).unwrap();
-                let repository = open(&disk).unwrap();
-                let snapshots = repository.snapshots().unwrap();
-                let root = snapshots.get(stamp).unwrap().manifest.sources[0].root.clone().unwrap();
-                let found = files_in(&repository, &root);
-                assert!(found.get(Path::new("f")).is_some_and(|bytes| *bytes == noise(BYTES, 1)));
+            // The disk is well again. What was stored serves, but nothing that wasn't, or didn't read back, is taken for stored.
+            let spoilt = disk.spoilt();
+            disk.spoil(usize::MAX, how);
+            let stamp = backup(&disk, source.path(), scratch.path()).unwrap();
+            if how == Spoilt::Content {
+                disk.remove(&spoilt).unwrap();
             }
+            let repository = open(&disk).unwrap();
+            let snapshots = repository.snapshots().unwrap();
+            let root = snapshots.get(stamp).unwrap().manifest.sources[0].root.clone().unwrap();
+            let found = files_in(&repository, &root);
+            assert!(
+                found.get(Path::new("f")).is_some_and(|bytes| *bytes == content),
+                "{how:?} of pack {pack}"
+            );
         }
     }
 }
