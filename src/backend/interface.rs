@@ -131,6 +131,11 @@ impl BackendError {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
             _ => ErrorKind::Other,
         };
+        Self::of(kind, action, path, source)
+    }
+
+    /// An error that was classified elsewhere.
+    pub fn of(kind: ErrorKind, action: &'static str, path: impl Into<String>, source: io::Error) -> Self {
         Self { kind, action, path: path.into(), source: Arc::new(source) }
     }
 }

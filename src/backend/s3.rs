@@ -117,8 +117,8 @@ impl S3Backend {
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => ErrorKind::Denied,
             _ => ErrorKind::Unreachable,
         };
-        let source = Arc::new(io::Error::other(error.to_string()));
-        BackendError { kind, action, path: format!("{}/{key}", self.location), source }
+        let source = io::Error::other(error.to_string());
+        BackendError::of(kind, action, format!("{}/{key}", self.location), source)
     }
 
     fn short(&self, key: &str) -> BackendError {

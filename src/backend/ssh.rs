@@ -130,13 +130,7 @@ impl SshBackend {
             Err(error) => {
                 drop(lock(&link.out).take());
                 end(&mut child);
-                let source = Arc::new(link.explained(error));
-                Err(BackendError {
-                    kind: ErrorKind::Unreachable,
-                    action: "connect to",
-                    path: location,
-                    source,
-                })
+                Err(BackendError::of(ErrorKind::Unreachable, "connect to", location, link.explained(error)))
             }
         }
     }
@@ -151,9 +145,8 @@ impl SshBackend {
         let path = || format!("{}/{key}", self.location);
         match self.link.exchange(request, payload, &self.limit) {
             Ok((Answer::Failed { kind, action: far, path, message }, _)) => {
-                let source =
-                    Arc::new(io::Error::other(format!("{message} (told by the far side: {far} {path})")));
-                Err(BackendError { kind, action, path: format!("{}/{key}", self.location), source })
+                let source = io::Error::other(format!("{message} (told by the far side: {far} {path})"));
+                Err(BackendError::of(kind, action, format!("{}/{key}", self.location), source))
             }
             Ok(reply) => Ok(reply),
             Err(error) => {
@@ -161,7 +154,7 @@ impl SshBackend {
                     io::ErrorKind::InvalidInput => ErrorKind::Other,
                     _ => ErrorKind::Unreachable,
                 };
-                Err(BackendError { kind, action, path: path(), source: Arc::new(self.link.explained(error)) })
+                Err(BackendError::of(kind, action, path(), self.link.explained(error)))
             }
         }
     }

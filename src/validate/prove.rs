@@ -41,7 +41,8 @@ impl Outcome {
 }
 
 /// Proves a draft before it is published: each pack that the run wrote and hasn't read back on the way is read back, then each
-/// source is judged, and its proof is put into the manifest. A source whose content an earlier snapshot had proven in full inherits that proof.
+/// source is judged, and its proof is put into the manifest. A source whose content an earlier snapshot had proven in full
+/// inherits that proof.
 pub fn prove_draft(
     repository: &Repository,
     manifest: &mut Manifest,

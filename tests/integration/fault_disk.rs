@@ -158,7 +158,7 @@ impl FaultDisk {
         different
     }
 
-    /// From the beginning, so many packs later this one goes wrong.
+    /// Of the packs from now on the one with this number goes wrong; the first is 0.
     pub fn spoil(&self, pack: usize, how: Spoilt) {
         let mut state = self.state();
         state.packs.clear();
@@ -175,17 +175,10 @@ impl FaultDisk {
         self.state().read_anew.clone()
     }
 
-    /// The pack that was to go wrong.
-    pub fn spoilt(&self) -> PathBuf {
+    /// The pack that was to go wrong, if it did.
+    pub fn spoilt(&self) -> Option<PathBuf> {
         let state = self.state();
-        let (pack, _) = state.spoilt.unwrap();
-        state.packs[pack].clone()
-    }
-
-    /// The pack that was to go wrong did.
-    pub fn is_spoilt(&self) -> bool {
-        let state = self.state();
-        state.spoilt.is_some_and(|(pack, _)| pack < state.packs.len())
+        state.packs.get(state.spoilt?.0).cloned()
     }
 
     fn call(&self, call: Call) -> io::Result<MutexGuard<'_, State>> {
@@ -336,11 +329,9 @@ impl Disk for FaultDisk {
             std::thread::sleep(Duration::from_millis(1));
         }
         let state = self.state();
-        let is_spoilt = state
-            .packs
-            .iter()
-            .position(|pack| pack == path)
-            .is_some_and(|pack| state.spoilt == Some((pack, Spoilt::Content)));
+        let is_spoilt = state.spoilt.is_some_and(|(pack, how)| {
+            how == Spoilt::Content && state.packs.get(pack).is_some_and(|pack| pack == path)
+        });
         if is_spoilt && let Some(byte) = bytes.get_mut(len as usize / 2) {
             *byte ^= 1;
         }

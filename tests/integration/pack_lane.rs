@@ -7,12 +7,20 @@ use icecore::backend::Disk;
 use icecore::backup::BackupError;
 use icecore::flow::FlowError;
 use icecore::format::PackKind;
-use icecore::repository::{ChunkWriter, RepositoryError, Trust};
+use icecore::repository::{ChunkWriter, Repository, RepositoryError, Trust};
 use std::path::Path;
 use std::time::Duration;
 
 /// Two full packs of data, and what is left for a third.
 const BYTES: usize = 70 << 20;
+
+/// A disk with an empty repository, which is open.
+fn fresh() -> (FaultDisk, Repository) {
+    let disk = FaultDisk::default();
+    init(&disk).unwrap();
+    let repository = open(&disk).unwrap();
+    (disk, repository)
+}
 
 #[test]
 fn a_pack_that_goes_wrong_is_in_no_snapshot() {
@@ -25,11 +33,11 @@ fn a_pack_that_goes_wrong_is_in_no_snapshot() {
             init(&disk).unwrap();
             disk.spoil(pack, how);
             let stamp = backup(&disk, source.path(), scratch.path());
-            if !disk.is_spoilt() {
+            let Some(spoilt) = disk.spoilt() else {
                 stamp.unwrap();
                 assert!(pack >= 4, "{pack}: two full packs, one that isn't, and one of the tree");
                 break;
-            }
+            };
             let error = stamp.unwrap_err();
             let repository = match &error {
                 FlowError::Repository(error) => error,
@@ -43,7 +51,6 @@ fn a_pack_that_goes_wrong_is_in_no_snapshot() {
             assert!(is_told, "{how:?} of pack {pack}: {repository:?}");
             assert!(open(&disk).unwrap().snapshots().unwrap().list.is_empty());
             // The disk is well again. What was stored serves, but nothing that wasn't, or didn't read back, is taken for stored.
-            let spoilt = disk.spoilt();
             disk.spoil(usize::MAX, how);
             let stamp = backup(&disk, source.path(), scratch.path()).unwrap();
             if how == Spoilt::Content {
@@ -64,9 +71,7 @@ fn a_pack_that_goes_wrong_is_in_no_snapshot() {
 /// Where the lane has enough to do, those that fill packs write them too. Whatever isn't read back on the way is told.
 #[test]
 fn what_was_not_read_back_is_told() {
-    let disk = FaultDisk::default();
-    init(&disk).unwrap();
-    let repository = open(&disk).unwrap();
+    let (disk, repository) = fresh();
     let writer = ChunkWriter::new(&repository, Trust::Index);
     let bytes = noise(4 * (32 << 20) + 1000, 2);
     disk.shut(true);
@@ -98,9 +103,7 @@ fn what_was_not_read_back_is_told() {
 /// Before a hold the lane comes to rest, whatever it still has to do, until the next pack is full.
 #[test]
 fn at_rest_it_leaves_the_disk_alone() {
-    let disk = FaultDisk::default();
-    init(&disk).unwrap();
-    let repository = open(&disk).unwrap();
+    let (disk, repository) = fresh();
     let writer = ChunkWriter::new(&repository, Trust::Index);
     let bytes = noise(3 * (33 << 20), 3);
     std::thread::scope(|scope| {
@@ -135,9 +138,7 @@ fn at_rest_it_leaves_the_disk_alone() {
 #[test]
 fn after_an_error_nothing_counts_as_kept() {
     for has_lane in [false, true] {
-        let disk = FaultDisk::default();
-        init(&disk).unwrap();
-        let repository = open(&disk).unwrap();
+        let (disk, repository) = fresh();
         let writer = ChunkWriter::new(&repository, Trust::Index);
         let bytes = noise(40 << 20, 4);
         disk.spoil(0, Spoilt::Name);
