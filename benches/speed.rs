@@ -8,6 +8,7 @@ use icecore::chunking::{Cuts, Cutter, LOOKAHEAD_BYTES, Recorded, Sizes, replay};
 use icecore::crypto::{RepositoryKey, Seals};
 use icecore::format::{ChunkRecord, ChunkRef, Encoding, IndexFile, IndexedPack, Key, ListedPack, PackKind};
 use icecore::id::Id;
+use icecore::progress::Silent;
 use icecore::repository::{Before, ChunkWriter, IndexOptions, NewChunk, Repository, Trust};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -90,7 +91,7 @@ fn store(criterion: &mut Criterion, name: &str, old: &[u8], new: &[u8]) {
     for part in old.chunks(LEN) {
         writer.put(PackKind::Data, part).unwrap();
     }
-    writer.finish().unwrap();
+    writer.finish(&Silent).unwrap();
     let chunks: Vec<NewChunk<'_>> = new
         .chunks(LEN)
         .enumerate()
@@ -144,14 +145,14 @@ fn packs(criterion: &mut Criterion) {
                 for part in own.chunks(32 << 10) {
                     writer.put(PackKind::Data, part).unwrap();
                 }
-                writer.finish().unwrap()
+                writer.finish(&Silent).unwrap()
             },
             BatchSize::PerIteration,
         );
     });
     let writer = ChunkWriter::new(&held, Trust::Index);
     let ids: Vec<Id> = bytes.chunks(32 << 10).map(|part| writer.put(PackKind::Data, part).unwrap()).collect();
-    let written = writer.finish().unwrap();
+    let written = writer.finish(&Silent).unwrap();
     group.bench_function("read chunk by chunk", |bench| {
         bench.iter(|| ids.iter().map(|id| held.read_chunk(id).unwrap().len()).sum::<usize>());
     });

@@ -4,6 +4,7 @@
 use icecore::backend::LocalBackend;
 use icecore::format::{ChunkRef, Content, Key, PackKind, SequenceBuilder};
 use icecore::id::Id;
+use icecore::progress::Silent;
 use icecore::repository::{Before, ChunkWriter, IndexOptions, NewChunk, Repository, RepositoryError, Trust};
 use std::error::Error;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         at += BATCH;
     }
     let root = builder.finish::<RepositoryError>(&mut keep)?.ok_or("no chunks")?;
-    writer.finish()?;
+    writer.finish(&Silent)?;
     let mut snapshots = repository.snapshots()?;
     let mut snapshot = snapshots.list.pop().ok_or("no snapshot")?;
     let entry =

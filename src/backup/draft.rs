@@ -9,7 +9,7 @@ use crate::format::{
     Chunking, Consistency, Counts, FORMAT_VERSION, Manifest, Note, NoteReason, SnapshotKind, SourceRecord,
 };
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, Repository, Snapshot, Snapshots, Written};
+use crate::repository::{ChunkWriter, Repository, Snapshot, Snapshots};
 use crate::source::{
     self, Capture, CaptureError, CaptureOptions, Excludes, Member, Moment, SourceSpec, capture_together,
 };
@@ -54,11 +54,17 @@ pub struct BackupRequest {
     pub repository_path: Option<PathBuf>,
 }
 
-/// A snapshot that isn't published. Its chunks are durable.
+/// A snapshot that isn't published. Its chunks are durable, and were read back.
 pub struct Draft {
     pub manifest: Manifest,
-    pub written: Written,
     pub warnings: Vec<String>,
+}
+
+/// What was read. Some of its chunks may still be in memory.
+pub struct Reading {
+    pub(super) sources: Vec<SourceRecord>,
+    pub(super) warnings: Vec<String>,
+    pub(super) begun: Begun,
 }
 
 /// Reads every source and stores what is new. Sources are only read; the repository gains packs and index files.
@@ -67,7 +73,7 @@ pub fn backup(
     snapshots: &Snapshots,
     request: &BackupRequest,
     progress: &dyn Progress,
-) -> Result<Draft, BackupError> {
+) -> Result<Reading, BackupError> {
     let begun = Begun::now();
     check_overlap(request)?;
     source::remove_stale_scratch(&request.options.temporary_directory);
@@ -81,24 +87,22 @@ pub fn backup(
         let error = CaptureError::Missing { path: spec.read_path().to_owned() };
         return Err(BackupError::from_capture(&spec.name, error));
     }
-    let draft = draft_of(writer, snapshots, &request.author, SnapshotKind::Backup, sources, &begun)?;
-    warnings.extend(draft.warnings);
-    Ok(Draft { warnings, ..draft })
+    Ok(Reading { sources, warnings, begun })
 }
 
-/// Makes everything durable that was stored for these sources, and drafts their manifest.
-pub fn draft_of(
+/// Makes everything durable that was stored for what was read, proves it as it lies there, and drafts the manifest.
+pub fn draft(
     writer: &ChunkWriter<'_>,
     snapshots: &Snapshots,
     author: &Author,
     kind: SnapshotKind,
-    sources: Vec<SourceRecord>,
-    begun: &Begun,
+    reading: Reading,
+    progress: &dyn Progress,
 ) -> Result<Draft, BackupError> {
-    let mut warnings = Vec::new();
+    let Reading { sources, mut warnings, begun } = reading;
     let clock_ns = begun.clock_ns;
     let stamp = choose_stamp(clock_ns, &author.profile, snapshots, &mut warnings);
-    let written = writer.finish()?;
+    let written = writer.finish(progress)?;
     let Author { profile, host, tool, tags } = author.clone();
     let manifest = Manifest {
         format: FORMAT_VERSION,
@@ -116,7 +120,7 @@ pub fn draft_of(
         metadata_bytes: written.metadata_bytes,
         duration_ms: begun.at.elapsed().as_millis() as u64,
     };
-    Ok(Draft { manifest, written, warnings })
+    Ok(Draft { manifest, warnings })
 }
 
 /// Cuts as the repository's config says.

@@ -14,6 +14,6 @@ mod replaying;
 mod retake;
 mod stream;
 
-pub use draft::{Author, BackupRequest, Draft, backup, check_overlap};
+pub use draft::{Author, BackupRequest, Draft, Reading, backup, check_overlap, draft};
 pub use error::BackupError;
 pub use raw::{RawSource, save_raw};

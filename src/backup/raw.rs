@@ -1,6 +1,6 @@
 //! The state that a restore is about to overwrite: every file as it lies, whatever it is worth.
 
-use super::draft::{Author, Begun, Draft, cutter_of, draft_of};
+use super::draft::{Author, Begun, Draft, Reading, cutter_of, draft};
 use super::error::BackupError;
 use super::parent::Parent;
 use super::pool::Pool;
@@ -67,14 +67,15 @@ pub fn save_raw(
         temporary_directory: temporary_directory.to_owned(),
     };
     let memory = RecorderMemory::default();
-    let records = std::thread::scope(|scope| {
+    let sources = std::thread::scope(|scope| {
         let pool = Pool::start(scope, writer);
         let cutter = cutter_of(writer.repository());
         let saver =
             Saver { writer, pool: &pool, cutter, goals, options: &options, memory: &memory, progress };
         sources.into_iter().map(|source| saver.save(source)).collect::<Result<Vec<_>, _>>()
     })?;
-    draft_of(writer, snapshots, author, SnapshotKind::PreRestore, records, &begun)
+    let reading = Reading { sources, warnings: Vec::new(), begun };
+    draft(writer, snapshots, author, SnapshotKind::PreRestore, reading, progress)
 }
 
 impl Saver<'_> {

@@ -216,7 +216,7 @@ impl Repair<'_> {
                 "pack {pack} is damaged: {saved} chunk(s) that are nowhere else were saved, and it was put aside"
             ));
         }
-        let written = self.prove(&writer)?;
+        let written = writer.finish(self.progress)?.packs;
         // A pack of which everything was saved, in order, is itself again, under its name.
         for pack in damaged.iter().filter(|pack| !written.contains(pack)) {
             let key = Key::Pack(*pack).path();
@@ -296,7 +296,7 @@ impl Repair<'_> {
             }
         }
         if !found.is_empty() {
-            self.prove(&writer)?;
+            writer.finish(self.progress)?;
             self.done.replaced_chunks = found.len() as u64;
             self.done
                 .actions
@@ -305,13 +305,7 @@ impl Repair<'_> {
         Ok(())
     }
 
-    fn prove(&self, writer: &ChunkWriter<'_>) -> Result<Vec<Id>, RepositoryError> {
-        let written = writer.finish()?.packs;
-        written.iter().try_for_each(|pack| self.repository.prove_name(pack).map(drop))?;
-        Ok(written)
-    }
-
-    /// Index files that are damaged or wrong are made anew from the packs' trailers.
+    /// Index files that are damaged or wrong are made anew from the trailers of packs, each of which is read back first.
     fn indexes(&mut self, checked: &Checked) -> Result<(), RepositoryError> {
         let wrong: Vec<String> = checked
             .problems
@@ -343,10 +337,22 @@ impl Repair<'_> {
                 }
             }
         }
-        let (mut writer, count) = (IndexWriter::new(self.repository), waiting.len());
+        if !waiting.is_empty() {
+            self.progress
+                .begin(&format!("reading back {} pack(s) that no index file lists", waiting.len()), None);
+        }
+        let (mut writer, mut count) = (IndexWriter::new(self.repository), 0);
         for pack in waiting {
-            match self.repository.read_trailer(pack) {
-                Ok(trailer) => writer.add(ListedPack::from(&trailer))?,
+            if self.progress.interrupted() {
+                return Err(RepositoryError::Interrupted);
+            }
+            let read = self.repository.prove_name(&pack);
+            match read.and_then(|len| Ok((len, self.repository.read_trailer(pack)?))) {
+                Ok((len, trailer)) => {
+                    writer.add(ListedPack::from(&trailer))?;
+                    count += 1;
+                    self.progress.advance(len);
+                }
                 Err(RepositoryError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
             }

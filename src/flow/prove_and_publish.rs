@@ -1,14 +1,14 @@
 //! Backup, validation, publication: a snapshot exists only if it was proven.
 
-use crate::backup::{BackupError, BackupRequest, backup, check_overlap};
-use crate::format::{Finding, Level, Manifest, SourceKind};
+use crate::backup::{BackupError, BackupRequest, backup, check_overlap, draft};
+use crate::format::{Finding, Level, Manifest, SnapshotKind, SourceKind};
 use crate::hooks::{HookError, Hooks, Quiesced};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::reach::{is_still_lasting, rescue};
 use crate::repository::{ChunkWriter, Held, Repository, RepositoryError, Snapshot, Snapshots, Trust};
 use crate::stamp::now_nanos;
-use crate::validate::{Depth, ValidateOptions, prove_draft, prove_packs};
+use crate::validate::{Depth, ValidateOptions, prove_draft};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -103,13 +103,15 @@ fn prove_and_publish_alone(
         HookError::Interrupted => FlowError::Backup(BackupError::Interrupted),
         error => FlowError::Hook(error),
     })?;
-    let draft = backup(&writer, &known, &request.backup, progress);
+    let reading = backup(&writer, &known, &request.backup, progress);
     let ended = quiesced.end();
-    if let (Err(_), Err(error)) = (&draft, &ended) {
+    if let (Err(_), Err(error)) = (&reading, &ended) {
         warnings.push(error.to_string());
     }
-    let draft = draft?;
+    let reading = reading?;
     ended?;
+    let (author, kind) = (&request.backup.author, SnapshotKind::Backup);
+    let draft = draft(&writer, &known, author, kind, reading, progress)?;
     warnings.extend(draft.warnings);
     let mut manifest = draft.manifest;
     let mut relies_on = secure(&writer, &manifest, false, warnings, progress)?;
@@ -117,8 +119,7 @@ fn prove_and_publish_alone(
         depth: request.depth,
         temporary_directory: &request.backup.options.temporary_directory,
     };
-    let outcome =
-        prove_draft(repository, &mut manifest, &writer.finish()?.unproven, &known, &options, progress)?;
+    let outcome = prove_draft(repository, &mut manifest, &known, &options, progress)?;
     warnings.extend(repository.warnings());
     if !outcome.is_valid() {
         let (findings, damaged) = (outcome.findings, outcome.damaged);
@@ -130,7 +131,6 @@ fn prove_and_publish_alone(
     // The proof takes a while, and a prune may have condemned something since.
     while !is_still_lasting(repository, &relies_on)? {
         relies_on = secure(&writer, &manifest, true, warnings, progress)?;
-        prove_packs(repository, &writer.finish()?.unproven, progress)?;
     }
     let manifest_id = repository.publish(&mut manifest)?;
     let warnings = std::mem::take(warnings);

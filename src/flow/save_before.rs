@@ -13,7 +13,6 @@ use crate::repository::{ChunkWriter, IndexOptions, Repository, RepositoryError, 
 use crate::restore::{Action, JournalPlace, OpenJournal, Owner, Plan, Target};
 use crate::source::VALIDATOR_VERSION;
 use crate::stamp::now_nanos;
-use crate::validate::prove_packs;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -92,8 +91,6 @@ pub fn save_before(
     let writer = ChunkWriter::new(repository, Trust::Index);
     let (author, scratch) = (saving.author, saving.temporary_directory);
     let draft = save_raw(&writer, saving.goals, &snapshots, sources, author, scratch, progress)?;
-    progress.begin("proving what was saved", None);
-    prove_packs(repository, &draft.written.unproven, progress)?;
     let mut manifest = draft.manifest;
     let mut unsaved = Vec::new();
     for source in &mut manifest.sources {
@@ -109,12 +106,8 @@ pub fn save_before(
         source.proof =
             Some(Proof { level: Level::Quick, validator, time_ns, inherited_from: None, findings });
     }
-    while let Some(rescued) = rescue(repository, &manifest, &writer, false, progress)? {
-        if rescued.stored_again == 0 {
-            break;
-        }
-        prove_packs(repository, &writer.finish()?.unproven, progress)?;
-    }
+    let rescue_again = || rescue(repository, &manifest, &writer, false, progress);
+    while rescue_again()?.is_some_and(|rescued| rescued.stored_again > 0) {}
     let manifest_id = repository.publish(&mut manifest)?;
     let journal = Journal {
         format: FORMAT_VERSION,

@@ -44,7 +44,6 @@ pub fn rewrite(
     for pack in &moved.written.packs {
         // The same chunks in the same order are the same pack.
         moved.emptied.remove(pack);
-        progress.advance(repository.prove_name(pack)?);
     }
     Ok(moved)
 }
@@ -69,7 +68,7 @@ fn move_all(
             Err(error) => return Err(error),
         }
     }
-    moved.written = writer.finish()?;
+    moved.written = writer.finish(progress)?;
     Ok(())
 }
 

@@ -61,7 +61,7 @@ pub fn rescue(
         }
     }
     if rescued.stored_again > 0 {
-        rescued.packs.extend(writer.finish()?.packs);
+        rescued.packs.extend(writer.finish(progress)?.packs);
     }
     Ok(Some(rescued))
 }

@@ -67,7 +67,7 @@ pub fn publish_all(
                     return Err(ReplicateError::source(lost.error));
                 }
             }
-            let written = writer.finish().map_err(ReplicateError::target)?;
+            let written = writer.finish(progress).map_err(ReplicateError::target)?;
             done.sent_bytes += written.stored_bytes + written.metadata_bytes;
             relied.extend(written.packs);
             index.refresh().map_err(ReplicateError::target)?;

@@ -58,6 +58,8 @@ pub struct ChunkIndex {
     pub(super) packs: RwLock<IdMap<u64>>,
     /// Packs that a prune has condemned: they are read, but nothing new may rely on them.
     pub(super) doomed: RwLock<HashSet<Id>>,
+    /// Packs that were found by their trailers: whoever left them may not have read them back.
+    pub(super) unlisted: RwLock<HashSet<Id>>,
     pub(super) seals: Seals,
     pub(super) trailers: Trailers,
     index_files: Vec<(Id, u64)>,
@@ -93,6 +95,7 @@ impl ChunkIndex {
             tables: RwLock::default(),
             packs: RwLock::new(packs.into_iter().collect()),
             doomed: RwLock::new(doomed),
+            unlisted: RwLock::default(),
             seals: seals.clone(),
             trailers: Trailers::new(seals.clone()),
             index_files,
@@ -201,6 +204,7 @@ impl ChunkIndex {
                 Ok(indexed) => {
                     tables.memory.insert(&ListedPack::from(&indexed), &mut tables.numbers);
                     self.trailers.keep(indexed.pack, &indexed.records);
+                    self.unlisted.write().unwrap_or_else(PoisonError::into_inner).insert(*pack);
                 }
                 Err(RepositoryError::Damaged { file, detail }) => {
                     self.warn(format!("{file} is damaged and left aside: {detail}"));

@@ -183,7 +183,7 @@ impl Repository {
 
     /// Reads a pack again and compares its name; returns its size.
     pub fn prove_name(&self, pack: &Id) -> Result<u64, RepositoryError> {
-        let key = Key::Pack(*pack).path();
+        let key = self.prove_there(pack)?;
         let size = self.backend().size(&key)?;
         let (mut hasher, mut at) = (IdHasher::default(), 0);
         while at < size {
@@ -198,16 +198,18 @@ impl Repository {
         }
     }
 
-    /// Reads a whole pack again: its own name, its trailer, and each chunk in it; of one that this run has written, and decoded
-    /// before it was named, the name says all. Returns the bytes read.
-    pub fn prove_pack(&self, pack: &Id) -> Result<u64, RepositoryError> {
+    /// Where files can be hashed where they lie, the pack is what its name says there. Returns its path.
+    fn prove_there(&self, pack: &Id) -> Result<String, RepositoryError> {
         let key = Key::Pack(*pack).path();
         if self.backend().hash_there(&key)?.is_some_and(|there| there != *pack) {
             return Err(RepositoryError::damaged(key, "its content does not match its name where it lies"));
         }
-        if self.was_verified(pack) {
-            return self.prove_name(pack);
-        }
+        Ok(key)
+    }
+
+    /// Reads a whole pack again: its own name, its trailer, and each chunk in it. Returns the bytes read.
+    pub fn prove_pack(&self, pack: &Id) -> Result<u64, RepositoryError> {
+        let key = self.prove_there(pack)?;
         let size = self.backend().size(&key)?;
         let records = read_trailer(self.backend(), self.seals(), *pack, size)?.records;
         let mut hasher = IdHasher::default();

@@ -35,10 +35,10 @@ impl Repository {
         Ok(())
     }
 
-    /// Reads back a pack that this run wrote; returns its length. One that isn't what was written is condemned, so that no later run
-    /// takes what lies there for stored.
-    pub fn prove_written(&self, pack: &Id) -> Result<u64, RepositoryError> {
-        let proven = self.prove_pack(pack);
+    /// Reads back a pack, whose chunks were decoded and compared before it got its name; returns its length. One that isn't what was
+    /// written is condemned, so that no later run takes what lies there for stored.
+    pub(super) fn prove_written(&self, pack: &Id) -> Result<u64, RepositoryError> {
+        let proven = self.prove_name(pack);
         if matches!(proven, Err(RepositoryError::Damaged { .. })) {
             let doomed = vec![Doomed { kind: DoomedKind::Pack, id: *pack, since_ns: now_nanos() }];
             // Where that fails too, the damage is what has to be told.

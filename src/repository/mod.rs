@@ -29,6 +29,7 @@ mod sealing;
 mod snapshots;
 mod trailers;
 mod trees;
+mod unlisted;
 
 pub use chunk_index::{ChunkIndex, IndexOptions};
 pub use condemned::Condemned;

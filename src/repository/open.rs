@@ -8,9 +8,8 @@ use crate::backend::{Backend, ErrorKind, Lock, LockGuard, LockKind};
 use crate::crypto::{RepositoryKey, Seals};
 use crate::format::{Chunking, Encryption, FormatError, Key, RepositoryConfig};
 use crate::id::Id;
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What stands in every repository for the one who finds it without knowing icecore.
@@ -41,8 +40,6 @@ pub struct Repository {
     read_bytes: AtomicU64,
     nodes: ChunkCache,
     bases: ChunkCache,
-    /// Packs of this run, whose chunks were all decoded and compared before they were named.
-    verified: Mutex<HashSet<Id>>,
 }
 
 /// A lock on the repository, given back when dropped; `None` where the place has no locks.
@@ -110,8 +107,8 @@ impl Repository {
         let seals = unlocked(&*backend, &config, &bytes, unlock)?;
         let (beneath, read_bytes) = (None, AtomicU64::new(0));
         let (nodes, bases) = (ChunkCache::new(NODE_BYTES), ChunkCache::new(BASE_BYTES));
-        let (index, verified) = (OnceLock::new(), Mutex::default());
-        Ok(Self { backend, config, id, options, index, seals, beneath, read_bytes, nodes, bases, verified })
+        let index = OnceLock::new();
+        Ok(Self { backend, config, id, options, index, seals, beneath, read_bytes, nodes, bases })
     }
 
     /// Which repository it is, and whether it is encrypted, told without its key.
@@ -176,16 +173,6 @@ impl Repository {
     /// Bytes of chunks that were read so far, as they are stored.
     pub fn read_bytes(&self) -> u64 {
         self.read_bytes.load(Ordering::Relaxed) + self.beneath().map_or(0, Self::read_bytes)
-    }
-
-    /// Notes a pack whose name was made of stored bytes that had each been decoded to its chunk.
-    pub(super) fn note_verified(&self, pack: Id) {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(pack);
-    }
-
-    /// Whoever reads bytes with this name has read the chunks that were meant.
-    pub(super) fn was_verified(&self, pack: &Id) -> bool {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner).contains(pack)
     }
 
     /// Nodes that were read lately.

@@ -10,11 +10,9 @@ const HASH_BYTES: usize = 128 << 10;
 pub(super) struct OpenPack {
     pub(super) content: Pack,
     pub(super) bytes: Vec<u8>,
-    /// Of the first bytes, as they were soon after each chunk was decoded and compared.
+    /// Of the first bytes, as they were soon after each chunk was appended.
     hasher: IdHasher,
     hashed: usize,
-    /// All of them were.
-    pub(super) is_verified: bool,
 }
 
 impl OpenPack {
@@ -22,7 +20,7 @@ impl OpenPack {
     pub(super) fn new(kind: PackKind, mut bytes: Vec<u8>) -> Self {
         bytes.extend_from_slice(&Pack::begin());
         let content = Pack { kind, records: Vec::new() };
-        Self { content, bytes, hasher: IdHasher::default(), hashed: 0, is_verified: true }
+        Self { content, bytes, hasher: IdHasher::default(), hashed: 0 }
     }
 
     /// Appends a chunk as it is stored.

@@ -2,7 +2,7 @@
 
 use super::open_pack::OpenPack;
 use super::pack_writer::{ChunkWriter, lock};
-use crate::id::Id;
+use crate::format::ListedPack;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 
@@ -21,15 +21,13 @@ struct State {
     waiting: Option<OpenPack>,
     /// The thread writes or reads.
     is_busy: bool,
-    /// Packs that it wrote and has not read back: it does that when none waits.
-    unread: Vec<Id>,
     /// Until the next pack it must leave the disk alone.
     is_resting: bool,
 }
 
 enum Work {
     Write(Box<OpenPack>),
-    ReadBack(Id),
+    ReadBack(ListedPack),
 }
 
 impl ToLane {
@@ -54,8 +52,8 @@ impl ToLane {
         }
     }
 
-    /// `None`: nothing will come any more.
-    fn next(&self) -> Option<Work> {
+    /// A pack to be written, or else one that is to be read back. `None`: nothing will come any more.
+    fn next(&self, unread: impl Fn() -> Option<ListedPack>) -> Option<Work> {
         let mut state = lock(&self.state);
         state.is_busy = false;
         self.changed.notify_all();
@@ -64,7 +62,7 @@ impl ToLane {
                 Some(pack) => Some(Work::Write(Box::new(pack))),
                 None if !state.is_open => return None,
                 None if state.is_resting => None,
-                None => state.unread.pop().map(Work::ReadBack),
+                None => unread().map(Work::ReadBack),
             };
             if work.is_some() {
                 state.is_busy = true;
@@ -72,6 +70,11 @@ impl ToLane {
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// There may be something to be read back.
+    pub(super) fn wake(&self) {
+        self.changed.notify_all();
     }
 
     fn close(&self) {
@@ -118,12 +121,10 @@ impl ChunkWriter<'_> {
 
     fn work_in_lane(&self) {
         let _ended = Ended(&self.to_lane);
-        while let Some(work) = self.to_lane.next() {
+        while let Some(work) = self.to_lane.next(|| self.next_unread()) {
             let done = match work {
-                Work::Write(pack) => {
-                    self.write_pack(*pack).map(|pack| lock(&self.to_lane.state).unread.push(pack))
-                }
-                Work::ReadBack(pack) => self.read_back(pack),
+                Work::Write(pack) => self.write_pack(*pack),
+                Work::ReadBack(pack) => self.read_back(pack).map(drop),
             };
             if self.noted(done).is_err() {
                 return;

@@ -1,19 +1,19 @@
-//! Gathers new chunks into packs and lists them in index files at checkpoints.
+//! Gathers new chunks into packs.
 
 use super::bases::{Bases, Encoded, encode_all};
 use super::error::RepositoryError;
-use super::index_writer::FULL_CHUNKS;
 use super::memory_table::IdMap;
 use super::open::Repository;
 use super::open_pack::OpenPack;
 use super::pack_lane::ToLane;
+use super::unlisted::Unlisted;
 use crate::crypto::SealedFile;
-use crate::format::{ChunkRecord, ChunkRef, Encoding, IndexedPack, Key, ListedPack, Pack, PackKind};
+use crate::format::{ChunkRecord, ChunkRef, Encoding, IndexedPack, Key, Pack, PackKind};
 use crate::id::{Id, Naming};
+use crate::progress::Progress;
 use crate::stamp::now_nanos;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 const DATA_PACK_BYTES: usize = 32 << 20;
 const TREE_PACK_BYTES: usize = 4 << 20;
@@ -21,16 +21,11 @@ const TREE_PACK_BYTES: usize = 4 << 20;
 const MOST_SPARE: usize = 2;
 /// A pack of small chunks is closed by their number, so that no trailer grows large.
 const MOST_RECORDS: usize = 1 << 16;
-/// An index file is written after this many packs or this long, so that a killed first backup goes on where it was.
-const CHECKPOINT_PACKS: usize = 32;
-const CHECKPOINT_AFTER: Duration = Duration::from_secs(300);
 
 /// What a run has added to the repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
     pub packs: Vec<Id>,
-    /// Those of them that weren't read back on the way.
-    pub unproven: Vec<Id>,
     /// Plain bytes of new data chunks.
     pub new_bytes: u64,
     /// Their bytes as stored.
@@ -72,27 +67,24 @@ pub enum Before<'c> {
 /// When a chunk counts as kept already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// When the index knows it, in a pack that is there.
+    /// When the index knows it, in a pack that is there and was read back.
     Index,
     /// When it was read back and proven just now; a damaged one is stored again.
     Nothing,
 }
 
-struct Checkpoint {
-    packs: Vec<ListedPack>,
-    since: Instant,
-}
-
 /// Writes chunks that the repository doesn't have. Shared by threads; each chunk is stored once.
 pub struct ChunkWriter<'r> {
-    repository: &'r Repository,
+    pub(super) repository: &'r Repository,
     trust: Trust,
     data: Mutex<OpenPack>,
     tree: Mutex<OpenPack>,
     /// Chunks of this run, which the index doesn't know yet.
     claimed: Mutex<IdMap<()>>,
-    checkpoint: Mutex<Checkpoint>,
-    written: Mutex<Written>,
+    pub(super) unlisted: Mutex<Unlisted>,
+    /// Held by who reads back a pack of another run.
+    pub(super) adopting: Mutex<()>,
+    pub(super) written: Mutex<Written>,
     /// Buffers of packs that are written: new ones would have to be given by the system, page by page.
     spare: Mutex<Vec<Vec<u8>>>,
     pub(super) to_lane: Arc<ToLane>,
@@ -117,7 +109,8 @@ impl<'r> ChunkWriter<'r> {
             data: open(PackKind::Data),
             tree: open(PackKind::Tree),
             claimed: Mutex::default(),
-            checkpoint: Mutex::new(Checkpoint { packs: Vec::new(), since: Instant::now() }),
+            unlisted: Mutex::default(),
+            adopting: Mutex::default(),
             written: Mutex::default(),
             spare: Mutex::default(),
             to_lane: Arc::default(),
@@ -187,7 +180,7 @@ impl<'r> ChunkWriter<'r> {
             let stored = self.repository.seal_chunk(chunk.id.prefix(), encoding, &bases, stored)?;
             let (stored_len, plain_len) = (stored.len() as u32, chunk.plain.len() as u32);
             let record = ChunkRecord { id: chunk.id, stored_len, plain_len, encoding, bases };
-            self.append(kind, record, &stored, true)?;
+            self.append(kind, record, &stored)?;
         }
         Ok(())
     }
@@ -203,23 +196,16 @@ impl<'r> ChunkWriter<'r> {
         if lock(&self.claimed).insert(record.id, ()).is_some() {
             return Ok(());
         }
-        self.noted(self.append(kind, record.clone(), stored, false))
+        self.noted(self.append(kind, record.clone(), stored))
     }
 
-    fn append(
-        &self,
-        kind: PackKind,
-        record: ChunkRecord,
-        stored: &[u8],
-        is_verified: bool,
-    ) -> Result<(), RepositoryError> {
+    fn append(&self, kind: PackKind, record: ChunkRecord, stored: &[u8]) -> Result<(), RepositoryError> {
         let (open, limit) = match kind {
             PackKind::Data => (&self.data, DATA_PACK_BYTES),
             PackKind::Tree => (&self.tree, TREE_PACK_BYTES),
         };
         lock(&self.written).count(kind, &record);
         let mut pack = lock(open);
-        pack.is_verified &= is_verified;
         pack.add(record, stored);
         if pack.bytes.len() < limit && pack.content.records.len() < MOST_RECORDS {
             return Ok(());
@@ -227,7 +213,7 @@ impl<'r> ChunkWriter<'r> {
         let full = self.replace(&mut pack);
         drop(pack);
         match self.to_lane.hand_over(full) {
-            Some(full) => self.write_pack(full).map(drop),
+            Some(full) => self.write_pack(full),
             None => Ok(()),
         }
     }
@@ -244,10 +230,10 @@ impl<'r> ChunkWriter<'r> {
     }
 
     fn is_kept(&self, id: &Id) -> Result<bool, RepositoryError> {
-        match (self.repository.index()?.holds(id)?, self.trust) {
-            (false, _) => Ok(false),
-            (true, Trust::Index) => Ok(true),
-            (true, Trust::Nothing) => match self.repository.read_chunk(id) {
+        match self.trust {
+            Trust::Index => self.is_kept_by_index(id),
+            Trust::Nothing if !self.repository.index()?.holds(id)? => Ok(false),
+            Trust::Nothing => match self.repository.read_chunk(id) {
                 Ok(_) => Ok(true),
                 Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }) => Ok(false),
                 Err(error) => Err(error),
@@ -255,8 +241,8 @@ impl<'r> ChunkWriter<'r> {
         }
     }
 
-    /// Makes a pack durable and known to the index; returns its name.
-    pub(super) fn write_pack(&self, mut pack: OpenPack) -> Result<Id, RepositoryError> {
+    /// Makes a pack durable and known to the index of this run.
+    pub(super) fn write_pack(&self, mut pack: OpenPack) -> Result<(), RepositoryError> {
         let mut chunks_end = pack.bytes.len();
         let mut id = self.end(&mut pack)?;
         // The same chunks in the same order make the same name. Under one that is condemned they would be deleted.
@@ -270,15 +256,11 @@ impl<'r> ChunkWriter<'r> {
             chunks_end = pack.bytes.len();
             id = self.end(&mut pack)?;
         }
-        let OpenPack { content: Pack { kind, records }, mut bytes, is_verified, .. } = pack;
+        let OpenPack { content: Pack { kind, records }, mut bytes, .. } = pack;
         self.repository.backend().put(&Key::Pack(id).path(), &bytes)?;
-        if is_verified {
-            self.repository.note_verified(id);
-        }
         {
             let mut written = lock(&self.written);
             written.packs.push(id);
-            written.unproven.push(id);
             written.metadata_bytes += (bytes.len() - chunks_end) as u64 + Pack::FIRST_OFFSET;
         }
         let indexed = IndexedPack { pack: id, kind, records };
@@ -295,23 +277,7 @@ impl<'r> ChunkWriter<'r> {
             claimed.remove(&record.id);
         }
         drop(claimed);
-        let mut checkpoint = lock(&self.checkpoint);
-        checkpoint.packs.push(ListedPack::from(&indexed));
-        let chunks: usize = checkpoint.packs.iter().map(|pack| pack.chunks.len()).sum();
-        let due = checkpoint.packs.len() >= CHECKPOINT_PACKS
-            || chunks >= FULL_CHUNKS
-            || checkpoint.since.elapsed() >= CHECKPOINT_AFTER;
-        if due {
-            self.write_index(&mut checkpoint)?;
-        }
-        Ok(id)
-    }
-
-    /// Proves a pack that was written, as it lies there.
-    pub(super) fn read_back(&self, pack: Id) -> Result<(), RepositoryError> {
-        self.repository.prove_written(&pack)?;
-        lock(&self.written).unproven.retain(|unproven| *unproven != pack);
-        Ok(())
+        self.note_written(&indexed)
     }
 
     /// Appends the trailer; returns the name.
@@ -321,24 +287,15 @@ impl<'r> ChunkWriter<'r> {
         Ok(pack.name())
     }
 
-    fn write_index(&self, checkpoint: &mut Checkpoint) -> Result<(), RepositoryError> {
-        checkpoint.since = Instant::now();
-        if checkpoint.packs.is_empty() {
-            return Ok(());
-        }
-        let (_, len) = self.repository.put_index(std::mem::take(&mut checkpoint.packs))?;
-        lock(&self.written).metadata_bytes += len;
-        Ok(())
-    }
-
-    /// Writes what is still in memory. When this returns, every chunk is durable, and found through an index file. What went wrong
-    /// before goes wrong again.
-    pub fn finish(&self) -> Result<Written, RepositoryError> {
+    /// Writes what is still in memory, and reads back what wasn't yet. When this returns, every chunk that was put is durable, in a
+    /// pack that was read back and is listed in an index file. A pack that isn't there as it was written is an error, and
+    /// condemned. What went wrong before goes wrong again.
+    pub fn finish(&self, progress: &dyn Progress) -> Result<Written, RepositoryError> {
         self.failure()?;
-        self.noted(self.try_finish())
+        self.noted(self.try_finish(progress))
     }
 
-    fn try_finish(&self) -> Result<Written, RepositoryError> {
+    fn try_finish(&self, progress: &dyn Progress) -> Result<Written, RepositoryError> {
         for open in [&self.data, &self.tree] {
             let mut pack = lock(open);
             if pack.content.records.is_empty() {
@@ -348,7 +305,7 @@ impl<'r> ChunkWriter<'r> {
             drop(pack);
             self.write_pack(last)?;
         }
-        self.write_index(&mut lock(&self.checkpoint))?;
+        self.prove_and_list(progress)?;
         Ok(lock(&self.written).clone())
     }
 }

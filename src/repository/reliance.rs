@@ -47,11 +47,20 @@ impl ChunkIndex {
 
     /// The chunk is in a pack that is there to stay, by that pack's trailer. One whose trailer can't be read doesn't count.
     pub fn holds(&self, id: &Id) -> Result<bool, RepositoryError> {
+        Ok(self.keepers(id)?.is_some())
+    }
+
+    /// The packs that such a chunk and its bases lie in; if that can be, only such as an index file lists.
+    pub(super) fn keepers(&self, id: &Id) -> Result<Option<Vec<Id>>, RepositoryError> {
+        let mut doubtful = None;
         for location in self.find_all(id.prefix()) {
-            let lasts = self.lasting_packs(&location).is_some();
-            let Some(len) = self.pack_len(&location.pack).filter(|_| lasts) else { continue };
+            let Some(packs) = self.lasting_packs(&location) else { continue };
+            let Some(len) = self.pack_len(&location.pack) else { continue };
             match self.trailers.holds(&*self.backend, (location.pack, len), location.offset, id) {
-                Ok(true) => return Ok(true),
+                Ok(true) if packs.iter().any(|pack| self.is_unlisted(pack)) => {
+                    doubtful.get_or_insert(packs);
+                }
+                Ok(true) => return Ok(Some(packs)),
                 Ok(false) => {}
                 Err(RepositoryError::Damaged { file, detail }) => {
                     self.warn(format!("{file} is damaged and left aside: {detail}"));
@@ -60,7 +69,27 @@ impl ChunkIndex {
                 Err(error) => return Err(error),
             }
         }
-        Ok(false)
+        Ok(doubtful)
+    }
+
+    /// The pack was found by its trailer, and nobody has read it back since.
+    pub(super) fn is_unlisted(&self, pack: &Id) -> bool {
+        self.unlisted.read().unwrap_or_else(PoisonError::into_inner).contains(pack)
+    }
+
+    /// It was read back, and will be listed, or doesn't count any more.
+    pub(super) fn note_listed(&self, pack: &Id) {
+        self.unlisted.write().unwrap_or_else(PoisonError::into_inner).remove(pack);
+    }
+
+    /// Nothing new may rely on the pack.
+    pub(super) fn distrust(&self, pack: Id) {
+        self.doomed.write().unwrap_or_else(PoisonError::into_inner).insert(pack);
+    }
+
+    /// The pack is gone.
+    pub(super) fn forget(&self, pack: &Id) {
+        self.packs.write().unwrap_or_else(PoisonError::into_inner).remove(pack);
     }
 
     /// Where a chunk lies in a pack that is there to stay, the bases of a delta too; what it is that it relies on.

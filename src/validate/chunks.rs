@@ -1,4 +1,4 @@
-//! Reads stored chunks and packs back on all cores.
+//! Reads stored chunks back on all cores.
 
 use crate::cores::on_all_cores;
 use crate::format::{ChunkRef, CollectionCount, Entry, EntryKind, Finding, Severity, SourceRecord};
@@ -59,20 +59,6 @@ impl Found {
             });
         }
     }
-}
-
-/// Reads packs back on all cores. A pack that was written just now and doesn't read back is an error, not a finding, and is
-/// condemned.
-pub fn prove_packs(
-    repository: &Repository,
-    packs: &[Id],
-    progress: &dyn Progress,
-) -> Result<(), RepositoryError> {
-    on_all_cores(packs.len(), |number| {
-        check(progress)?;
-        progress.advance(packs.get(number).map_or(Ok(0), |pack| repository.prove_written(pack))?);
-        Ok(())
-    })
 }
 
 fn check(progress: &dyn Progress) -> Result<(), RepositoryError> {

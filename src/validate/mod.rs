@@ -4,5 +4,4 @@ mod chunks;
 mod prove;
 mod stored_files;
 
-pub use chunks::prove_packs;
 pub use prove::{Depth, Outcome, ValidateOptions, prove_draft, validate};

@@ -1,9 +1,8 @@
 //! Proves drafts and published snapshots, and decides what an earlier proof is still worth.
 
-use super::chunks::{Found, Proven, all_chunks, prove_packs, quick_chunks};
+use super::chunks::{Found, Proven, all_chunks, quick_chunks};
 use super::stored_files::RepositoryFiles;
 use crate::format::{CollectionCount, Entry, Finding, Level, Manifest, Proof, Severity, SourceRecord};
-use crate::id::Id;
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError, Snapshots};
 use crate::source::{JudgeOptions, Judgement, VALIDATOR_VERSION, judge};
@@ -40,19 +39,15 @@ impl Outcome {
     }
 }
 
-/// Proves a draft before it is published: each pack that the run wrote and hasn't read back on the way is read back, then each
-/// source is judged, and its proof is put into the manifest. A source whose content an earlier snapshot had proven in full
-/// inherits that proof.
+/// Proves a draft, whose packs were read back, before it is published: each source is judged, and its proof is put into the
+/// manifest. A source whose content an earlier snapshot had proven in full inherits that proof.
 pub fn prove_draft(
     repository: &Repository,
     manifest: &mut Manifest,
-    unproven: &[Id],
     earlier: &Snapshots,
     options: &ValidateOptions<'_>,
     progress: &dyn Progress,
 ) -> Result<Outcome, RepositoryError> {
-    progress.begin("proving what was written", None);
-    prove_packs(repository, unproven, progress)?;
     let mut outcome = Outcome { findings: Vec::new(), damaged: false };
     let profile = manifest.profile.clone();
     // While a snapshot is known to be bad, nothing that may share its chunks is taken on trust.

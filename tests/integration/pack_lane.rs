@@ -6,7 +6,9 @@ use crate::support::{noise, put};
 use icecore::backend::Disk;
 use icecore::backup::BackupError;
 use icecore::flow::FlowError;
-use icecore::format::PackKind;
+use icecore::format::{Key, PackKind};
+use icecore::id::Id;
+use icecore::progress::Silent;
 use icecore::repository::{ChunkWriter, Repository, RepositoryError, Trust};
 use std::path::Path;
 use std::time::Duration;
@@ -49,7 +51,10 @@ fn a_pack_that_goes_wrong_is_in_no_snapshot() {
                 Spoilt::Content => matches!(repository, RepositoryError::Damaged { .. }),
             };
             assert!(is_told, "{how:?} of pack {pack}: {repository:?}");
-            assert!(open(&disk).unwrap().snapshots().unwrap().list.is_empty());
+            let repository = open(&disk).unwrap();
+            assert!(repository.snapshots().unwrap().list.is_empty());
+            let name = spoilt.file_name().unwrap().to_string_lossy();
+            assert!(listed(&repository).iter().all(|pack| pack.hex() != name), "{how:?} of pack {pack}");
             // The disk is well again. What was stored serves, but nothing that wasn't, or didn't read back, is taken for stored.
             disk.spoil(usize::MAX, how);
             let stamp = backup(&disk, source.path(), scratch.path()).unwrap();
@@ -68,9 +73,20 @@ fn a_pack_that_goes_wrong_is_in_no_snapshot() {
     }
 }
 
-/// Where the lane has enough to do, those that fill packs write them too. Whatever isn't read back on the way is told.
+/// The packs that index files list.
+fn listed(repository: &Repository) -> Vec<Id> {
+    let index = repository.index().unwrap();
+    let files = index.files().iter().map(|(name, _)| index.read_file(name).unwrap().unwrap());
+    files.flat_map(|file| file.packs.into_iter().map(|pack| pack.pack)).collect()
+}
+
+fn is_read_anew(disk: &FaultDisk, pack: &Id) -> bool {
+    disk.read_anew().iter().any(|path| path.to_string_lossy().ends_with(&pack.hex()))
+}
+
+/// Where the lane has enough to do, those that fill packs write them too. Whatever isn't read back on the way is in the end.
 #[test]
-fn what_was_not_read_back_is_told() {
+fn each_pack_is_read_back_and_listed() {
     let (disk, repository) = fresh();
     let writer = ChunkWriter::new(&repository, Trust::Index);
     let bytes = noise(4 * (32 << 20) + 1000, 2);
@@ -87,16 +103,76 @@ fn what_was_not_read_back_is_told() {
         drop(lane);
         disk.shut(false);
     });
-    let written = writer.finish().unwrap();
-    assert_eq!((written.packs.len(), written.unproven.len()), (5, 4), "{written:?}");
-    let read = disk.read_anew();
-    for pack in &written.packs {
-        let is_read = read.iter().any(|path| path.to_string_lossy().ends_with(&pack.hex()));
-        assert_eq!(is_read, !written.unproven.contains(pack), "{pack} of {written:?}");
-    }
+    assert!(disk.read_anew().len() < 5, "some are left for the end");
+    assert_eq!(listed(&open(&disk).unwrap()), [], "nothing was due");
+    let written = writer.finish(&Silent).unwrap();
+    assert_eq!(written.packs.len(), 5, "{written:?}");
     let again = open(&disk).unwrap();
+    let listed = listed(&again);
+    for pack in &written.packs {
+        assert!(is_read_anew(&disk, pack) && listed.contains(pack), "{pack} of {written:?}, {listed:?}");
+    }
     for chunk in bytes.chunks(1 << 20) {
         assert_eq!(again.read_chunk(&again.naming().id_of(chunk)).unwrap(), chunk);
+    }
+}
+
+/// A long run lists packs on the way, none that it hasn't read back.
+#[test]
+fn what_is_listed_on_the_way_was_read_back() {
+    let (disk, repository) = fresh();
+    let writer = ChunkWriter::new(&repository, Trust::Index);
+    for number in 0..270_000u32 {
+        writer.put(PackKind::Data, &number.to_le_bytes()).unwrap();
+    }
+    let listed = listed(&open(&disk).unwrap());
+    assert!(listed.len() >= 4, "{listed:?}");
+    assert!(listed.iter().all(|pack| is_read_anew(&disk, pack)), "{listed:?}");
+}
+
+/// What a run that was killed has left is read back before another run relies on it: what is right serves and is listed, and of what
+/// isn't nothing is taken for stored.
+#[test]
+fn what_a_killed_run_has_left_is_read_back_before_it_counts() {
+    let (source, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let content = noise(BYTES, 5);
+    put(&source.path().join("f"), &content);
+    let disk = FaultDisk::default();
+    init(&disk).unwrap();
+    backup(&disk, source.path(), scratch.path()).unwrap();
+    let repository = open(&disk).unwrap();
+    for directory in ["index", "manifests", "snapshots"] {
+        for (path, _) in repository.backend().list(directory).unwrap() {
+            repository.backend().delete(&path).unwrap();
+        }
+    }
+    let packs = repository.backend().list("packs").unwrap();
+    let (largest, _) = packs.iter().max_by_key(|(_, size)| *size).unwrap();
+    for is_damaged in [false, true] {
+        let mut left = disk.tree();
+        if is_damaged {
+            left.damage(|path| path.ends_with(largest));
+        }
+        let disk = FaultDisk::with(&left);
+        let stamp = backup(&disk, source.path(), scratch.path()).unwrap();
+        let repository = open(&disk).unwrap();
+        let snapshots = repository.snapshots().unwrap();
+        let manifest = &snapshots.get(stamp).unwrap().manifest;
+        let found = files_in(&repository, manifest.sources[0].root.as_ref().unwrap());
+        assert!(found.get(Path::new("f")).is_some_and(|bytes| *bytes == content), "{is_damaged}");
+        let condemned: Vec<Id> =
+            repository.condemned().unwrap().list.iter().map(|doomed| doomed.id).collect();
+        let listed = listed(&repository);
+        for (path, size) in &packs {
+            let Some(Key::Pack(pack)) = Key::parse(path) else { panic!("{path}") };
+            let is_bad = is_damaged && path == largest;
+            assert_eq!(condemned.contains(&pack), is_bad, "{path} of {size} bytes");
+            assert_eq!(listed.contains(&pack), !is_bad, "{path} of {size} bytes");
+            assert!(is_read_anew(&disk, &pack), "{path} of {size} bytes");
+        }
+        let is_stored_again = manifest.new_bytes > 30 << 20;
+        assert_eq!(is_stored_again, is_damaged, "{} bytes", manifest.new_bytes);
+        assert!(manifest.new_bytes < 34 << 20, "{} bytes", manifest.new_bytes);
     }
 }
 
@@ -131,7 +207,7 @@ fn at_rest_it_leaves_the_disk_alone() {
             std::thread::sleep(Duration::from_millis(1));
         }
     });
-    writer.finish().unwrap();
+    writer.finish(&Silent).unwrap();
 }
 
 /// Whoever goes on after an error, as a file that is read again does, isn't told that what was lost is kept.
@@ -150,7 +226,7 @@ fn after_an_error_nothing_counts_as_kept() {
             drop(lane);
         });
         for _ in 0..2 {
-            let error = writer.finish().unwrap_err();
+            let error = writer.finish(&Silent).unwrap_err();
             assert!(
                 matches!(&error, RepositoryError::Backend(error) if error.to_string().contains("a bad sector")),
                 "{error:?}"

@@ -3,6 +3,7 @@
 use crate::support::{Mounted, Scratch, describe, document, has, noise, put, run, settle};
 use icecore::backend::LocalBackend;
 use icecore::format::{Key, PackKind};
+use icecore::progress::Silent;
 use icecore::repository::{ChunkWriter, IndexOptions, Repository, RepositoryError, Trust};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -290,7 +291,7 @@ fn a_pack_that_does_not_read_back_is_no_proof() {
     let writer = ChunkWriter::new(&repository, Trust::Index);
     writer.put(PackKind::Data, &noise(300_000, 1)).unwrap();
     writer.put(PackKind::Data, &vec![7; 100_000]).unwrap();
-    let packs = writer.finish().unwrap().packs;
+    let packs = writer.finish(&Silent).unwrap().packs;
     assert_eq!(packs.len(), 1);
     let pack = packs[0];
     repository.prove_pack(&pack).unwrap();

@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 
 RECORD = struct.Struct("<BQI")
-SECTOR = 512
+# A cut leaves whole sectors. btrfs mounts only if its superblock of 4 KiB was written whole: for it the disk has such sectors.
+SECTOR = {"ext4": 512, "xfs": 512, "btrfs": 4096}
 MARKER = b"icecore restore"
 MAKE = {"ext4": ["mkfs.ext4", "-q"], "xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"]}
 
@@ -42,7 +43,7 @@ class Disk:
         self.image, self.log, self.fuse = work / "image", work / "log", work / "fuse"
         for directory in (self.place, self.fuse):
             directory.mkdir()
-        self.size, self.loop = megabytes << 20, None
+        self.size, self.sector, self.loop = megabytes << 20, SECTOR[kind], None
         with open(self.image, "wb") as image:
             image.truncate(self.size)
         run(*MAKE[kind], self.image)
@@ -88,7 +89,7 @@ class Disk:
                     if chance.random() >= keep:
                         continue
                     if keep < 1 and chance.random() < 0.2:
-                        data = data[: chance.randrange(0, len(data) + 1, SECTOR)]
+                        data = data[: chance.randrange(0, len(data) + 1, self.sector)]
                 disk.seek(offset)
                 disk.write(data)
         return image

@@ -1,0 +1,134 @@
+//! Packs that no index file lists yet. One is listed once it was read back, so that nobody takes for stored what only seems to be.
+
+use super::error::RepositoryError;
+use super::index_writer::FULL_CHUNKS;
+use super::pack_writer::{ChunkWriter, lock};
+use crate::backend::ErrorKind;
+use crate::cores::on_all_cores;
+use crate::format::{IndexedPack, ListedPack};
+use crate::id::Id;
+use crate::progress::Progress;
+use std::time::{Duration, Instant};
+
+/// An index file is written after this many packs or this long, so that a killed first backup goes on where it was.
+const CHECKPOINT_PACKS: usize = 32;
+const CHECKPOINT_AFTER: Duration = Duration::from_secs(300);
+
+/// Packs of this run, and packs that others have left and this run relies on.
+pub(super) struct Unlisted {
+    /// To be read back, by whoever has time.
+    unread: Vec<ListedPack>,
+    /// To be listed.
+    proven: Vec<ListedPack>,
+    /// When packs were listed last.
+    since: Instant,
+}
+
+impl Default for Unlisted {
+    fn default() -> Self {
+        Self { unread: Vec::new(), proven: Vec::new(), since: Instant::now() }
+    }
+}
+
+impl Unlisted {
+    fn is_due(&self) -> bool {
+        let packs = || self.unread.iter().chain(&self.proven);
+        packs().count() >= CHECKPOINT_PACKS
+            || packs().map(|pack| pack.chunks.len()).sum::<usize>() >= FULL_CHUNKS
+            || self.since.elapsed() >= CHECKPOINT_AFTER
+    }
+}
+
+impl ChunkWriter<'_> {
+    /// Notes a pack that was written. When there are many, those that weren't read back are, and then they are listed.
+    pub(super) fn note_written(&self, pack: &IndexedPack) -> Result<(), RepositoryError> {
+        let mut unlisted = lock(&self.unlisted);
+        unlisted.unread.push(ListedPack::from(pack));
+        let is_due = unlisted.is_due();
+        if is_due {
+            unlisted.since = Instant::now();
+        }
+        drop(unlisted);
+        self.to_lane.wake();
+        if is_due {
+            while let Some(pack) = self.next_unread() {
+                self.read_back(pack)?;
+            }
+            self.list_proven()?;
+        }
+        Ok(())
+    }
+
+    /// A pack that is to be read back; whoever takes it does that.
+    pub(super) fn next_unread(&self) -> Option<ListedPack> {
+        lock(&self.unlisted).unread.pop()
+    }
+
+    /// Reads back a pack as it lies there; returns its length.
+    pub(super) fn read_back(&self, pack: ListedPack) -> Result<u64, RepositoryError> {
+        let len = self.repository.prove_written(&pack.pack)?;
+        lock(&self.unlisted).proven.push(pack);
+        Ok(len)
+    }
+
+    /// Reads back all that nobody has read back yet, on all cores, and lists it.
+    pub(super) fn prove_and_list(&self, progress: &dyn Progress) -> Result<(), RepositoryError> {
+        let waiting = lock(&self.unlisted).unread.len();
+        if waiting > 0 {
+            progress.begin("proving what was written", None);
+        }
+        on_all_cores(waiting, |_| {
+            if progress.interrupted() {
+                return Err(RepositoryError::Interrupted);
+            }
+            progress.advance(self.next_unread().map_or(Ok(0), |pack| self.read_back(pack))?);
+            Ok(())
+        })?;
+        self.list_proven()
+    }
+
+    fn list_proven(&self) -> Result<(), RepositoryError> {
+        let proven = std::mem::take(&mut lock(&self.unlisted).proven);
+        if !proven.is_empty() {
+            let (_, len) = self.repository.put_index(proven)?;
+            lock(&self.written).metadata_bytes += len;
+        }
+        Ok(())
+    }
+
+    /// The chunk is in a pack that is there to stay, and so are its bases. A pack that no index file lists, which a killed run has
+    /// left or another one is about to list, is read back first: one that isn't what its name says is condemned, and doesn't count.
+    pub(super) fn is_kept_by_index(&self, id: &Id) -> Result<bool, RepositoryError> {
+        let index = self.repository.index()?;
+        while let Some(packs) = index.keepers(id)? {
+            let Some(doubtful) = packs.into_iter().find(|pack| index.is_unlisted(pack)) else {
+                return Ok(true);
+            };
+            self.adopt(doubtful)?;
+        }
+        Ok(false)
+    }
+
+    /// Reads an unlisted pack back. Afterwards it is to be listed, or nothing relies on it.
+    fn adopt(&self, pack: Id) -> Result<(), RepositoryError> {
+        let index = self.repository.index()?;
+        let _one_at_a_time = lock(&self.adopting);
+        if !index.is_unlisted(&pack) {
+            return Ok(());
+        }
+        let proven = self.repository.prove_written(&pack).and_then(|_| self.repository.read_trailer(pack));
+        match proven {
+            Ok(trailer) => lock(&self.unlisted).proven.push(ListedPack::from(&trailer)),
+            Err(RepositoryError::Damaged { file, detail }) => {
+                index.warn(format!(
+                    "{file}, which an interrupted run has left, is damaged; what is needed of it is stored again: {detail}"
+                ));
+                index.distrust(pack);
+            }
+            Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => index.forget(&pack),
+            Err(error) => return Err(error),
+        }
+        index.note_listed(&pack);
+        Ok(())
+    }
+}
