@@ -4,6 +4,7 @@ use super::affected::Affected;
 use super::inspect::{Checked, ReadData, Scope, check, inspect};
 use super::packs::Part;
 use crate::backend::ErrorKind;
+use crate::cores::on_all_cores;
 use crate::format::{
     ChunkRecord, Finding, Key, Level, ListedChunk, ListedPack, Pack, PackKind, ProofFile, Severity,
 };
@@ -12,6 +13,8 @@ use crate::progress::Progress;
 use crate::repository::{ChunkWriter, IndexWriter, Repository, RepositoryError, Snapshot, Trust};
 use crate::stamp::{Stamp, now_nanos};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Gives bytes that a live file has at a place, if there are some: a file that a snapshot holds, an offset in it, a length.
@@ -305,6 +308,35 @@ impl Repair<'_> {
         Ok(())
     }
 
+    /// Lists packs by their trailers, each once it was read back; returns how many that were.
+    fn list_anew(&self, packs: &[Id]) -> Result<usize, RepositoryError> {
+        if packs.is_empty() {
+            return Ok(0);
+        }
+        let step = format!("reading back {} pack(s) that no index file lists", packs.len());
+        self.progress.begin(&step, None);
+        let (repository, progress) = (self.repository, self.progress);
+        let (writer, count) = (Mutex::new(IndexWriter::new(repository)), AtomicUsize::new(0));
+        on_all_cores(packs.len(), |number| {
+            if progress.interrupted() {
+                return Err(RepositoryError::Interrupted);
+            }
+            let Some(pack) = packs.get(number) else { return Ok(()) };
+            match repository.prove_name(pack).and_then(|len| Ok((len, repository.read_trailer(*pack)?))) {
+                Ok((len, trailer)) => {
+                    writer.lock().unwrap_or_else(PoisonError::into_inner).add(ListedPack::from(&trailer))?;
+                    count.fetch_add(1, Ordering::Relaxed);
+                    progress.advance(len);
+                    Ok(())
+                }
+                Err(RepositoryError::Damaged { .. }) => Ok(()),
+                Err(error) => Err(error),
+            }
+        })?;
+        writer.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?;
+        Ok(count.into_inner())
+    }
+
     /// Index files that are damaged or wrong are made anew from the trailers of packs, each of which is read back first.
     fn indexes(&mut self, checked: &Checked) -> Result<(), RepositoryError> {
         let wrong: Vec<String> = checked
@@ -337,27 +369,7 @@ impl Repair<'_> {
                 }
             }
         }
-        if !waiting.is_empty() {
-            self.progress
-                .begin(&format!("reading back {} pack(s) that no index file lists", waiting.len()), None);
-        }
-        let (mut writer, mut count) = (IndexWriter::new(self.repository), 0);
-        for pack in waiting {
-            if self.progress.interrupted() {
-                return Err(RepositoryError::Interrupted);
-            }
-            let read = self.repository.prove_name(&pack);
-            match read.and_then(|len| Ok((len, self.repository.read_trailer(pack)?))) {
-                Ok((len, trailer)) => {
-                    writer.add(ListedPack::from(&trailer))?;
-                    count += 1;
-                    self.progress.advance(len);
-                }
-                Err(RepositoryError::Damaged { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        writer.finish()?;
+        let count = self.list_anew(&waiting.into_iter().collect::<Vec<_>>())?;
         if count > 0 {
             self.done
                 .actions

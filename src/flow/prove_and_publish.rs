@@ -150,7 +150,7 @@ fn secure(
     let Some(rescued) = rescued else { return Ok(None) };
     if rescued.stored_again > 0 {
         warnings.push(format!(
-            "a prune condemned packs during this run: {} chunk(s) that lay there were stored again",
+            "packs were condemned during this run: {} chunk(s) that lay there were stored again",
             rescued.stored_again
         ));
     }

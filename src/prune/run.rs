@@ -271,7 +271,9 @@ impl Run<'_> {
             list.entry((DoomedKind::Pack, pack)).or_insert(self.now_ns);
         }
         self.orphans(snapshots, &mut list)?;
-        self.condemn(condemned, &list)?;
+        let mut told: HashSet<(DoomedKind, Id)> =
+            condemned.list.iter().map(|doomed| (doomed.kind, doomed.id)).collect();
+        self.condemn(&mut told, &mut list)?;
         if self.caution.grace == Grace::Now {
             let emptied: Vec<Id> = moved.emptied.into_iter().collect();
             self.delete_packs(&emptied, &mut list, pruned)?;
@@ -279,10 +281,10 @@ impl Run<'_> {
         for index in merge(self.repository)? {
             list.entry((DoomedKind::Index, index)).or_insert(self.now_ns);
         }
-        self.condemn(&self.repository.condemned()?, &list)?;
+        self.condemn(&mut told, &mut list)?;
         self.delete_others(&mut list, pruned)?;
         self.remove_proofs(snapshots, pruned)?;
-        self.condemn(&self.repository.condemned()?, &list)?;
+        self.condemn(&mut told, &mut list)?;
         pruned.condemned_files = list.len() as u64;
         let sizes: HashMap<Id, u64> = self.survey.packs.iter().map(|pack| (pack.id, pack.size)).collect();
         pruned.condemned_bytes = list.keys().filter_map(|(_, id)| sizes.get(id)).sum();
@@ -303,14 +305,21 @@ impl Run<'_> {
         }
     }
 
+    /// Condemns what is listed, and what somebody else has condemned since this run looked: a pack that didn't read back. `told`:
+    /// what this run has seen or condemned.
     fn condemn(
         &self,
-        before: &Condemned,
-        list: &BTreeMap<(DoomedKind, Id), i64>,
+        told: &mut HashSet<(DoomedKind, Id)>,
+        list: &mut BTreeMap<(DoomedKind, Id), i64>,
     ) -> Result<(), RepositoryError> {
+        let before = self.repository.condemned()?;
+        for doomed in before.list.iter().filter(|doomed| !told.contains(&(doomed.kind, doomed.id))) {
+            list.insert((doomed.kind, doomed.id), doomed.since_ns);
+        }
+        told.extend(list.keys());
         let list =
             list.iter().map(|((kind, id), since_ns)| Doomed { kind: *kind, id: *id, since_ns: *since_ns });
-        self.repository.condemn(before, list.collect())
+        self.repository.condemn(&before, list.collect())
     }
 
     /// Deletes packs of which nothing is needed that isn't elsewhere too. They stay condemned until they are gone.

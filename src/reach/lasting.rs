@@ -46,12 +46,13 @@ pub fn rescue(
                     writer.put(kind, &plain)?;
                     rescued.stored_again += 1;
                 }
-                Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }) => {
-                    if seen.is_any_gone || is_doubtful {
-                        return Err(RepositoryError::PrunedMeanwhile { id });
-                    }
-                    // It was lost before: the proof that comes says where.
+                Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })
+                    if seen.is_any_gone || is_doubtful =>
+                {
+                    return Err(RepositoryError::PrunedMeanwhile { id });
                 }
+                // It was lost before: the proof that comes says where.
+                Err(RepositoryError::MissingChunk { .. }) => {}
                 Err(error) => return Err(error),
             }
             Ok(())

@@ -60,6 +60,8 @@ pub struct ChunkIndex {
     pub(super) doomed: RwLock<HashSet<Id>>,
     /// Packs that were found by their trailers: whoever left them may not have read them back.
     pub(super) unlisted: RwLock<HashSet<Id>>,
+    /// Packs that this run found not to be what their names say, whatever a later look at what is condemned says.
+    pub(super) distrusted: RwLock<HashSet<Id>>,
     pub(super) seals: Seals,
     pub(super) trailers: Trailers,
     index_files: Vec<(Id, u64)>,
@@ -96,6 +98,7 @@ impl ChunkIndex {
             packs: RwLock::new(packs.into_iter().collect()),
             doomed: RwLock::new(doomed),
             unlisted: RwLock::default(),
+            distrusted: RwLock::default(),
             seals: seals.clone(),
             trailers: Trailers::new(seals.clone()),
             index_files,
@@ -112,7 +115,7 @@ impl ChunkIndex {
             let most = options.memory_limit_bytes / MEMORY_BYTES_PER_CHUNK;
             tables.memory.reserve(usize::try_from(chunks.min(most)).unwrap_or(0));
         }
-        index.fill(&mut tables)?;
+        *index.unlisted.write().unwrap_or_else(PoisonError::into_inner) = index.fill(&mut tables)?;
         *index.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
         Ok(index)
     }
@@ -156,8 +159,8 @@ impl ChunkIndex {
         stale > 8 && stale * 2 > table.loaded().len()
     }
 
-    /// Loads every index file that isn't loaded, then the packs that none of them lists.
-    fn fill(&self, tables: &mut Tables) -> Result<(), RepositoryError> {
+    /// Loads every index file that isn't loaded, then the packs that none of them lists, and returns these.
+    fn fill(&self, tables: &mut Tables) -> Result<HashSet<Id>, RepositoryError> {
         let mut listed = HashSet::new();
         for (name, _) in &self.index_files {
             if let Some(packs) = tables.rocks.as_ref().and_then(|rocks| rocks.loaded().get(name)) {
@@ -197,14 +200,19 @@ impl ChunkIndex {
     }
 
     /// A killed or concurrent run leaves packs that no index lists yet.
-    fn read_unlisted_packs(&self, tables: &mut Tables, listed: &HashSet<Id>) -> Result<(), RepositoryError> {
+    fn read_unlisted_packs(
+        &self,
+        tables: &mut Tables,
+        listed: &HashSet<Id>,
+    ) -> Result<HashSet<Id>, RepositoryError> {
+        let mut unlisted = HashSet::new();
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
         for (pack, size) in packs.iter().filter(|(pack, _)| !listed.contains(*pack)) {
             match read_trailer(&*self.backend, &self.seals, *pack, *size) {
                 Ok(indexed) => {
                     tables.memory.insert(&ListedPack::from(&indexed), &mut tables.numbers);
                     self.trailers.keep(indexed.pack, &indexed.records);
-                    self.unlisted.write().unwrap_or_else(PoisonError::into_inner).insert(*pack);
+                    unlisted.insert(*pack);
                 }
                 Err(RepositoryError::Damaged { file, detail }) => {
                     self.warn(format!("{file} is damaged and left aside: {detail}"));
@@ -214,7 +222,7 @@ impl ChunkIndex {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(unlisted)
     }
 
     /// Where a chunk may lie whose id begins like this, or `None`.
@@ -295,7 +303,7 @@ impl ChunkIndex {
             && let Err(error) = broken
                 .discard()
                 .map_err(|error| error.to_string())
-                .and_then(|()| self.fill(&mut tables).map_err(|error| error.to_string()))
+                .and_then(|()| self.fill(&mut tables).map(drop).map_err(|error| error.to_string()))
         {
             self.warn(format!("the index could not be loaded again: {error}"));
         }

@@ -183,8 +183,11 @@ impl Repository {
 
     /// Reads a pack again and compares its name; returns its size.
     pub fn prove_name(&self, pack: &Id) -> Result<u64, RepositoryError> {
-        let key = self.prove_there(pack)?;
-        let size = self.backend().size(&key)?;
+        let key = Key::Pack(*pack).path();
+        let (size, is_proven) = (self.backend().size(&key)?, self.is_proven_there(pack)?);
+        if is_proven {
+            return Ok(size);
+        }
         let (mut hasher, mut at) = (IdHasher::default(), 0);
         while at < size {
             let bytes = self.read_of(&key, at, PROVE_BYTES.min(size - at))?;
@@ -198,18 +201,24 @@ impl Repository {
         }
     }
 
-    /// Where files can be hashed where they lie, the pack is what its name says there. Returns its path.
-    fn prove_there(&self, pack: &Id) -> Result<String, RepositoryError> {
+    /// The pack was hashed where it lies, and is what its name says; false where files can't be hashed there.
+    fn is_proven_there(&self, pack: &Id) -> Result<bool, RepositoryError> {
         let key = Key::Pack(*pack).path();
-        if self.backend().hash_there(&key)?.is_some_and(|there| there != *pack) {
-            return Err(RepositoryError::damaged(key, "its content does not match its name where it lies"));
+        match self.backend().hash_there(&key) {
+            Ok(Some(there)) if there != *pack => {
+                Err(RepositoryError::damaged(key, "its content does not match its name where it lies"))
+            }
+            Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::Other) => {
+                Err(RepositoryError::damaged(key, error))
+            }
+            other => Ok(other?.is_some()),
         }
-        Ok(key)
     }
 
     /// Reads a whole pack again: its own name, its trailer, and each chunk in it. Returns the bytes read.
     pub fn prove_pack(&self, pack: &Id) -> Result<u64, RepositoryError> {
-        let key = self.prove_there(pack)?;
+        self.is_proven_there(pack)?;
+        let key = Key::Pack(*pack).path();
         let size = self.backend().size(&key)?;
         let records = read_trailer(self.backend(), self.seals(), *pack, size)?.records;
         let mut hasher = IdHasher::default();

@@ -2,7 +2,7 @@
 
 use super::open_pack::OpenPack;
 use super::pack_writer::{ChunkWriter, lock};
-use crate::format::ListedPack;
+use crate::id::Id;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 
@@ -27,7 +27,7 @@ struct State {
 
 enum Work {
     Write(Box<OpenPack>),
-    ReadBack(ListedPack),
+    ReadBack(Id),
 }
 
 impl ToLane {
@@ -53,7 +53,7 @@ impl ToLane {
     }
 
     /// A pack to be written, or else one that is to be read back. `None`: nothing will come any more.
-    fn next(&self, unread: impl Fn() -> Option<ListedPack>) -> Option<Work> {
+    fn next(&self, unread: impl Fn() -> Option<Id>) -> Option<Work> {
         let mut state = lock(&self.state);
         state.is_busy = false;
         self.changed.notify_all();
@@ -74,6 +74,8 @@ impl ToLane {
 
     /// There may be something to be read back.
     pub(super) fn wake(&self) {
+        // Whoever looked and found nothing is waiting by now.
+        drop(lock(&self.state));
         self.changed.notify_all();
     }
 

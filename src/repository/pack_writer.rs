@@ -234,7 +234,7 @@ impl<'r> ChunkWriter<'r> {
             Trust::Index => self.is_kept_by_index(id),
             Trust::Nothing if !self.repository.index()?.holds(id)? => Ok(false),
             Trust::Nothing => match self.repository.read_chunk(id) {
-                Ok(_) => Ok(true),
+                Ok(_) => self.is_kept_by_index(id),
                 Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }) => Ok(false),
                 Err(error) => Err(error),
             },
@@ -277,7 +277,8 @@ impl<'r> ChunkWriter<'r> {
             claimed.remove(&record.id);
         }
         drop(claimed);
-        self.note_written(&indexed)
+        self.note_written(id);
+        Ok(())
     }
 
     /// Appends the trailer; returns the name.

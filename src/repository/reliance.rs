@@ -9,7 +9,7 @@ use crate::backend::ErrorKind;
 use crate::format::DoomedKind;
 use crate::id::Id;
 use std::collections::HashSet;
-use std::sync::PoisonError;
+use std::sync::{PoisonError, RwLock};
 
 /// What a second look at the packs found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl ChunkIndex {
 
     /// Nothing new may rely on the pack.
     pub(super) fn distrust(&self, pack: Id) {
-        self.doomed.write().unwrap_or_else(PoisonError::into_inner).insert(pack);
+        self.distrusted.write().unwrap_or_else(PoisonError::into_inner).insert(pack);
     }
 
     /// The pack is gone.
@@ -112,9 +112,11 @@ impl ChunkIndex {
         self.has_pack(pack) && !self.is_doomed(pack)
     }
 
-    /// A prune has condemned a pack of this name.
+    /// A pack of this name is condemned.
     pub fn is_doomed(&self, pack: &Id) -> bool {
-        self.doomed.read().unwrap_or_else(PoisonError::into_inner).contains(pack)
+        let is_in =
+            |packs: &RwLock<HashSet<Id>>| packs.read().unwrap_or_else(PoisonError::into_inner).contains(pack);
+        is_in(&self.doomed) || is_in(&self.distrusted)
     }
 
     fn is_lasting(&self, location: &Location) -> bool {

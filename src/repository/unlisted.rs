@@ -5,7 +5,7 @@ use super::index_writer::FULL_CHUNKS;
 use super::pack_writer::{ChunkWriter, lock};
 use crate::backend::ErrorKind;
 use crate::cores::on_all_cores;
-use crate::format::{IndexedPack, ListedPack};
+use crate::format::ListedPack;
 use crate::id::Id;
 use crate::progress::Progress;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(300);
 /// Packs of this run, and packs that others have left and this run relies on.
 pub(super) struct Unlisted {
     /// To be read back, by whoever has time.
-    unread: Vec<ListedPack>,
+    unread: Vec<Id>,
     /// To be listed.
     proven: Vec<ListedPack>,
     /// When packs were listed last.
@@ -32,42 +32,33 @@ impl Default for Unlisted {
 
 impl Unlisted {
     fn is_due(&self) -> bool {
-        let packs = || self.unread.iter().chain(&self.proven);
-        packs().count() >= CHECKPOINT_PACKS
-            || packs().map(|pack| pack.chunks.len()).sum::<usize>() >= FULL_CHUNKS
+        self.proven.len() >= CHECKPOINT_PACKS
+            || self.proven.iter().map(|pack| pack.chunks.len()).sum::<usize>() >= FULL_CHUNKS
             || self.since.elapsed() >= CHECKPOINT_AFTER
     }
 }
 
 impl ChunkWriter<'_> {
-    /// Notes a pack that was written. When there are many, those that weren't read back are, and then they are listed.
-    pub(super) fn note_written(&self, pack: &IndexedPack) -> Result<(), RepositoryError> {
-        let mut unlisted = lock(&self.unlisted);
-        unlisted.unread.push(ListedPack::from(pack));
-        let is_due = unlisted.is_due();
-        if is_due {
-            unlisted.since = Instant::now();
-        }
-        drop(unlisted);
+    /// Notes a pack that was written.
+    pub(super) fn note_written(&self, pack: Id) {
+        lock(&self.unlisted).unread.push(pack);
         self.to_lane.wake();
-        if is_due {
-            while let Some(pack) = self.next_unread() {
-                self.read_back(pack)?;
-            }
-            self.list_proven()?;
-        }
-        Ok(())
     }
 
     /// A pack that is to be read back; whoever takes it does that.
-    pub(super) fn next_unread(&self) -> Option<ListedPack> {
+    pub(super) fn next_unread(&self) -> Option<Id> {
         lock(&self.unlisted).unread.pop()
     }
 
-    /// Reads back a pack as it lies there; returns its length.
-    pub(super) fn read_back(&self, pack: ListedPack) -> Result<u64, RepositoryError> {
-        let len = self.repository.prove_written(&pack.pack)?;
-        lock(&self.unlisted).proven.push(pack);
+    /// Reads back a pack as it lies there, and lists it with others when there are many; returns its length.
+    pub(super) fn read_back(&self, pack: Id) -> Result<u64, RepositoryError> {
+        let len = self.repository.prove_written(&pack)?;
+        let trailer = self.repository.read_trailer(pack)?;
+        let mut unlisted = lock(&self.unlisted);
+        unlisted.proven.push(ListedPack::from(&trailer));
+        let due = if unlisted.is_due() { std::mem::take(&mut unlisted.proven) } else { Vec::new() };
+        drop(unlisted);
+        self.list(due)?;
         Ok(len)
     }
 
@@ -84,15 +75,17 @@ impl ChunkWriter<'_> {
             progress.advance(self.next_unread().map_or(Ok(0), |pack| self.read_back(pack))?);
             Ok(())
         })?;
-        self.list_proven()
+        let proven = std::mem::take(&mut lock(&self.unlisted).proven);
+        self.list(proven)
     }
 
-    fn list_proven(&self) -> Result<(), RepositoryError> {
-        let proven = std::mem::take(&mut lock(&self.unlisted).proven);
-        if !proven.is_empty() {
-            let (_, len) = self.repository.put_index(proven)?;
-            lock(&self.written).metadata_bytes += len;
+    fn list(&self, packs: Vec<ListedPack>) -> Result<(), RepositoryError> {
+        if packs.is_empty() {
+            return Ok(());
         }
+        lock(&self.unlisted).since = Instant::now();
+        let (_, len) = self.repository.put_index(packs)?;
+        lock(&self.written).metadata_bytes += len;
         Ok(())
     }
 
@@ -101,10 +94,12 @@ impl ChunkWriter<'_> {
     pub(super) fn is_kept_by_index(&self, id: &Id) -> Result<bool, RepositoryError> {
         let index = self.repository.index()?;
         while let Some(packs) = index.keepers(id)? {
-            let Some(doubtful) = packs.into_iter().find(|pack| index.is_unlisted(pack)) else {
-                return Ok(true);
-            };
-            self.adopt(doubtful)?;
+            match packs.iter().find(|pack| index.is_unlisted(pack)) {
+                Some(doubtful) => self.adopt(*doubtful)?,
+                // Somebody else may just have found out that one isn't what its name says.
+                None if packs.iter().all(|pack| index.is_lasting_pack(pack)) => return Ok(true),
+                None => {}
+            }
         }
         Ok(false)
     }
@@ -116,12 +111,11 @@ impl ChunkWriter<'_> {
         if !index.is_unlisted(&pack) {
             return Ok(());
         }
-        let proven = self.repository.prove_written(&pack).and_then(|_| self.repository.read_trailer(pack));
-        match proven {
-            Ok(trailer) => lock(&self.unlisted).proven.push(ListedPack::from(&trailer)),
+        match self.read_back(pack) {
+            Ok(_) => {}
             Err(RepositoryError::Damaged { file, detail }) => {
                 index.warn(format!(
-                    "{file}, which an interrupted run has left, is damaged; what is needed of it is stored again: {detail}"
+                    "{file}, which no index file lists, is damaged, and what is needed of it is stored again: {detail}"
                 ));
                 index.distrust(pack);
             }

@@ -8,11 +8,11 @@ use icecore::backup::{Author, BackupRequest};
 use icecore::check::{ReadData, Scope, check, repair};
 use icecore::cores::on_all_cores;
 use icecore::flow::{FlowError, PublishRequest, prove_and_publish};
-use icecore::format::{Entry, EntryKind, Key, Level, SourceKind};
+use icecore::format::{Doomed, DoomedKind, Entry, EntryKind, Key, Level, SourceKind};
 use icecore::hooks::Hooks;
 use icecore::progress::Silent;
 use icecore::prune::{PruneOptions, prune};
-use icecore::repository::{FileReader, IndexOptions, Repository, RepositoryError};
+use icecore::repository::{Condemned, FileReader, IndexOptions, Repository, RepositoryError};
 use icecore::source::{CaptureOptions, HoldMode, SourceSpec, SqliteInTree};
 use icecore::stamp::Stamp;
 use icecore::validate::Depth;
@@ -368,6 +368,27 @@ impl icecore::progress::Progress for Meanwhile<'_> {
     fn interrupted(&self) -> bool {
         false
     }
+}
+
+/// What a backup condemns while a prune is at work stays condemned.
+#[test]
+fn what_is_condemned_during_a_prune_stays_condemned() {
+    let story = Story::empty();
+    init(&story.disk).unwrap();
+    put(&story.source.path().join("one"), noise(5_000, 1));
+    crate::support::settle();
+    backup(&story.disk, story.source.path(), story.scratch.path()).unwrap();
+    let repository = open(&story.disk).unwrap();
+    let packs = repository.index().unwrap().packs();
+    let doomed = packs.keys().map(|id| Doomed { kind: DoomedKind::Pack, id: *id, since_ns: 1 });
+    let doomed: Vec<Doomed> = doomed.collect();
+    let work = || open(&story.disk).unwrap().condemn(&Condemned::default(), doomed.clone()).unwrap();
+    let meanwhile = Meanwhile { step: "", work: &work, is_done: false.into() };
+    let options = PruneOptions { grace: Some(Duration::ZERO), patience: Duration::ZERO };
+    prune(&repository, &options, &HashSet::new(), &mut Vec::new(), &meanwhile).unwrap();
+    assert!(meanwhile.is_done.load(Ordering::SeqCst));
+    let left = open(&story.disk).unwrap().condemned().unwrap().list;
+    assert!(doomed.len() > 1 && doomed.iter().all(|doomed| left.contains(doomed)), "{left:?}");
 }
 
 /// While a snapshot is proven, another host forgets the only other one that has its data, and prunes: once, and the data is stored

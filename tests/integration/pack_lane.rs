@@ -6,12 +6,13 @@ use crate::support::{noise, put};
 use icecore::backend::Disk;
 use icecore::backup::BackupError;
 use icecore::flow::FlowError;
-use icecore::format::{Key, PackKind};
+use icecore::format::{Doomed, DoomedKind, Key, PackKind};
 use icecore::id::Id;
 use icecore::progress::Silent;
-use icecore::repository::{ChunkWriter, Repository, RepositoryError, Trust};
+use icecore::repository::{ChunkWriter, Condemned, Repository, RepositoryError, Trust};
+use icecore::stamp::now_nanos;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Two full packs of data, and what is left for a third.
 const BYTES: usize = 70 << 20;
@@ -117,17 +118,65 @@ fn each_pack_is_read_back_and_listed() {
     }
 }
 
-/// A long run lists packs on the way, none that it hasn't read back.
+/// A long run lists packs on the way, none that it hasn't read back; whoever is killed then has left what he hadn't listed.
 #[test]
 fn what_is_listed_on_the_way_was_read_back() {
     let (disk, repository) = fresh();
     let writer = ChunkWriter::new(&repository, Trust::Index);
-    for number in 0..270_000u32 {
-        writer.put(PackKind::Data, &number.to_le_bytes()).unwrap();
-    }
+    std::thread::scope(|scope| {
+        let _lane = writer.lane(scope);
+        for number in 0..270_000u32 {
+            writer.put(PackKind::Data, &number.to_le_bytes()).unwrap();
+        }
+        let begun = Instant::now();
+        while listed(&open(&disk).unwrap()).is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nothing is listed");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
     let listed = listed(&open(&disk).unwrap());
-    assert!(listed.len() >= 4, "{listed:?}");
+    assert_eq!(listed.len(), 4, "{listed:?}");
     assert!(listed.iter().all(|pack| is_read_anew(&disk, pack)), "{listed:?}");
+}
+
+/// Whoever trusts no chunk that he hasn't read leaves none in a pack that nobody lists.
+#[test]
+fn what_is_read_chunk_by_chunk_is_listed_too() {
+    let (disk, repository) = fresh();
+    let chunks = noise(33 << 20, 6);
+    let put_all = |repository: &Repository, trust| {
+        let writer = ChunkWriter::new(repository, trust);
+        for chunk in chunks.chunks(1 << 20).take(32) {
+            writer.put(PackKind::Data, chunk).unwrap();
+        }
+        (trust == Trust::Nothing).then(|| writer.finish(&Silent).unwrap())
+    };
+    put_all(&repository, Trust::Index);
+    let again = open(&disk).unwrap();
+    assert_eq!((again.index().unwrap().packs().len(), listed(&again)), (1, vec![]));
+    let written = put_all(&again, Trust::Nothing).unwrap();
+    assert_eq!((written.packs.len(), listed(&open(&disk).unwrap()).len()), (0, 1));
+}
+
+/// A run that knows that what it refers to can't be read publishes nothing, however little its proof asks.
+#[test]
+fn what_lies_in_a_condemned_pack_and_is_damaged_is_no_snapshot() {
+    let (source, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    put(&source.path().join("f"), noise(300_000, 7));
+    let (disk, _) = fresh();
+    backup(&disk, source.path(), scratch.path()).unwrap();
+    let mut tree = disk.tree();
+    let packs = open(&disk).unwrap().backend().list("packs").unwrap();
+    let (largest, _) = packs.iter().max_by_key(|(_, size)| *size).unwrap();
+    tree.damage(|path| path.ends_with(largest));
+    let disk = FaultDisk::with(&tree);
+    let Some(Key::Pack(id)) = Key::parse(largest) else { panic!("{largest}") };
+    let condemned = vec![Doomed { kind: DoomedKind::Pack, id, since_ns: now_nanos() }];
+    let repository = open(&disk).unwrap();
+    repository.condemn(&Condemned::default(), condemned).unwrap();
+    let error = backup(&disk, source.path(), scratch.path()).unwrap_err();
+    assert!(matches!(error, FlowError::Repository(RepositoryError::Damaged { .. })), "{error:?}");
+    assert_eq!(repository.snapshots().unwrap().list.len(), 1);
 }
 
 /// What a run that was killed has left is read back before another run relies on it: what is right serves and is listed, and of what
