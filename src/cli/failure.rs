@@ -177,7 +177,10 @@ impl From<RepositoryError> for Failure {
                 let path = file.clone();
                 Self::new(ExitCode::Damaged, "repository_damaged", message)
                     .at(Path::new(&path))
-                    .hint("`icecore validate --all` tells which snapshots are affected; the file was left as it is")
+                    .hint(
+                        "`icecore validate --all` tells which snapshots are affected, and `icecore backup --reread` stores again \
+                         what the source still has; the file was left as it is",
+                    )
             }
             RepositoryError::MissingChunk { .. } => Self::new(ExitCode::Damaged, "chunk_missing", message).hint(
                 "a pack is missing; `icecore validate --all` tells which snapshots are affected, and \

@@ -114,13 +114,14 @@ fn prove_and_publish_alone(
     let draft = draft(&writer, &known, author, kind, reading, progress)?;
     warnings.extend(draft.warnings);
     let mut manifest = draft.manifest;
+    add_new(warnings, repository.warnings());
     let mut relies_on = secure(&writer, &manifest, false, warnings, progress)?;
     let options = ValidateOptions {
         depth: request.depth,
         temporary_directory: &request.backup.options.temporary_directory,
     };
     let outcome = prove_draft(repository, &mut manifest, &known, &options, progress)?;
-    warnings.extend(repository.warnings());
+    add_new(warnings, repository.warnings());
     if !outcome.is_valid() {
         let (findings, damaged) = (outcome.findings, outcome.damaged);
         return Err(FlowError::Invalid { manifest: Box::new(manifest), findings, damaged });
@@ -135,6 +136,12 @@ fn prove_and_publish_alone(
     let manifest_id = repository.publish(&mut manifest)?;
     let warnings = std::mem::take(warnings);
     Ok(Published { manifest, manifest_id, findings: outcome.findings, warnings })
+}
+
+/// The repository tells all of its warnings each time.
+fn add_new(warnings: &mut Vec<String>, told: Vec<String>) {
+    let new: Vec<String> = told.into_iter().filter(|warning| !warnings.contains(warning)).collect();
+    warnings.extend(new);
 }
 
 /// Makes sure that a draft relies on nothing that prunes have condemned or removed; returns the packs it relies on if there is

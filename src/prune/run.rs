@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use crate::reach::{PackState, Survey};
 use crate::repository::{Condemned, Repository, RepositoryError, Snapshot, Snapshots};
 use crate::stamp::{Stamp, now_nanos};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 /// How to prune.
@@ -271,8 +271,7 @@ impl Run<'_> {
             list.entry((DoomedKind::Pack, pack)).or_insert(self.now_ns);
         }
         self.orphans(snapshots, &mut list)?;
-        let mut told: HashSet<(DoomedKind, Id)> =
-            condemned.list.iter().map(|doomed| (doomed.kind, doomed.id)).collect();
+        let mut told: BTreeSet<Doomed> = condemned.list.iter().copied().collect();
         self.condemn(&mut told, &mut list)?;
         if self.caution.grace == Grace::Now {
             let emptied: Vec<Id> = moved.emptied.into_iter().collect();
@@ -309,17 +308,18 @@ impl Run<'_> {
     /// what this run has seen or condemned.
     fn condemn(
         &self,
-        told: &mut HashSet<(DoomedKind, Id)>,
+        told: &mut BTreeSet<Doomed>,
         list: &mut BTreeMap<(DoomedKind, Id), i64>,
     ) -> Result<(), RepositoryError> {
         let before = self.repository.condemned()?;
-        for doomed in before.list.iter().filter(|doomed| !told.contains(&(doomed.kind, doomed.id))) {
+        for doomed in before.list.iter().filter(|doomed| !told.contains(doomed)) {
             list.insert((doomed.kind, doomed.id), doomed.since_ns);
         }
-        told.extend(list.keys());
         let list =
             list.iter().map(|((kind, id), since_ns)| Doomed { kind: *kind, id: *id, since_ns: *since_ns });
-        self.repository.condemn(&before, list.collect())
+        let list: Vec<Doomed> = list.collect();
+        told.extend(&list);
+        self.repository.condemn(&before, list)
     }
 
     /// Deletes packs of which nothing is needed that isn't elsewhere too. They stay condemned until they are gone.

@@ -29,7 +29,11 @@ pub fn rescue(
     if !seen.is_less() && !is_doubtful {
         return Ok(None);
     }
+    // A quick proof asks only whether it is there.
+    let is_condemned =
+        |id: &Id| index.find_all(id.prefix()).iter().any(|location| index.is_doomed(&location.pack));
     let mut rescued = Rescued { packs: HashSet::new(), stored_again: 0 };
+    let mut is_any_adopted = false;
     let mut walk = Walk::new(repository, progress);
     for root in roots(draft) {
         let mut lost = walk.below(root, &mut |reached| {
@@ -37,7 +41,12 @@ pub fn rescue(
                 Reached::Node(id) => (id, PackKind::Tree),
                 Reached::Chunk(chunk) => (chunk.id, PackKind::Data),
             };
-            if let Some(packs) = index.lasting(id.prefix()) {
+            let mut packs = index.lasting(id.prefix());
+            if packs.iter().flatten().any(|pack| index.is_unlisted(pack)) {
+                packs = writer.kept_in(&id)?;
+                is_any_adopted = true;
+            }
+            if let Some(packs) = packs {
                 rescued.packs.extend(packs);
                 return Ok(());
             }
@@ -51,8 +60,9 @@ pub fn rescue(
                 {
                     return Err(RepositoryError::PrunedMeanwhile { id });
                 }
+                Err(error @ RepositoryError::Damaged { .. }) if is_condemned(&id) => return Err(error),
                 // It was lost before: the proof that comes says where.
-                Err(RepositoryError::MissingChunk { .. }) => {}
+                Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }) => {}
                 Err(error) => return Err(error),
             }
             Ok(())
@@ -61,7 +71,7 @@ pub fn rescue(
             return Err(RepositoryError::PrunedMeanwhile { id: lost.node });
         }
     }
-    if rescued.stored_again > 0 {
+    if rescued.stored_again > 0 || is_any_adopted {
         rescued.packs.extend(writer.finish(progress)?.packs);
     }
     Ok(Some(rescued))

@@ -139,7 +139,7 @@ impl<'r> ChunkWriter<'r> {
     /// What a chunk in the place of these can be told as a difference to. Where they can't be read it is nothing, and the new is
     /// stored whole.
     pub fn bases(&self, old: &[ChunkRef]) -> Bases {
-        Bases::of(self.repository, old).unwrap_or_default()
+        self.adopt_bases(old).and_then(|()| Bases::of(self.repository, old)).unwrap_or_default()
     }
 
     /// Keeps chunks, in order. What is there already isn't stored again; what is not far from what was there before is stored
@@ -231,10 +231,10 @@ impl<'r> ChunkWriter<'r> {
 
     fn is_kept(&self, id: &Id) -> Result<bool, RepositoryError> {
         match self.trust {
-            Trust::Index => self.is_kept_by_index(id),
+            Trust::Index => Ok(self.kept_in(id)?.is_some()),
             Trust::Nothing if !self.repository.index()?.holds(id)? => Ok(false),
             Trust::Nothing => match self.repository.read_chunk(id) {
-                Ok(_) => self.is_kept_by_index(id),
+                Ok(_) => Ok(self.kept_in(id)?.is_some()),
                 Err(RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }) => Ok(false),
                 Err(error) => Err(error),
             },

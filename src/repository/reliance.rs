@@ -38,8 +38,12 @@ impl ChunkIndex {
         let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
         let before = packs.len();
         packs.retain(|pack, size| now.get(pack) == Some(size));
-        let refreshed =
-            Refreshed { is_any_gone: packs.len() < before, is_any_condemned: !condemned.is_empty() };
+        // What this run found wrong counts, also where it couldn't condemn it.
+        let is_any_distrusted = !self.distrusted.read().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let refreshed = Refreshed {
+            is_any_gone: packs.len() < before,
+            is_any_condemned: is_any_distrusted || !condemned.is_empty(),
+        };
         drop(packs);
         *self.doomed.write().unwrap_or_else(PoisonError::into_inner) = condemned;
         Ok(refreshed)
@@ -73,8 +77,13 @@ impl ChunkIndex {
     }
 
     /// The pack was found by its trailer, and nobody has read it back since.
-    pub(super) fn is_unlisted(&self, pack: &Id) -> bool {
+    pub fn is_unlisted(&self, pack: &Id) -> bool {
         self.unlisted.read().unwrap_or_else(PoisonError::into_inner).contains(pack)
+    }
+
+    /// There are such packs.
+    pub(super) fn has_unlisted(&self) -> bool {
+        !self.unlisted.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// It was read back, and will be listed, or doesn't count any more.

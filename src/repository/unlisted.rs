@@ -5,7 +5,7 @@ use super::index_writer::FULL_CHUNKS;
 use super::pack_writer::{ChunkWriter, lock};
 use crate::backend::ErrorKind;
 use crate::cores::on_all_cores;
-use crate::format::ListedPack;
+use crate::format::{ChunkRef, ListedPack};
 use crate::id::Id;
 use crate::progress::Progress;
 use std::time::{Duration, Instant};
@@ -52,14 +52,23 @@ impl ChunkWriter<'_> {
 
     /// Reads back a pack as it lies there, and lists it with others when there are many; returns its length.
     pub(super) fn read_back(&self, pack: Id) -> Result<u64, RepositoryError> {
+        let (len, listed) = self.proven(pack)?;
+        self.note_proven(listed)?;
+        Ok(len)
+    }
+
+    /// Its length, and what it will be listed with.
+    fn proven(&self, pack: Id) -> Result<(u64, ListedPack), RepositoryError> {
         let len = self.repository.prove_written(&pack)?;
-        let trailer = self.repository.read_trailer(pack)?;
+        Ok((len, ListedPack::from(&self.repository.read_trailer(pack)?)))
+    }
+
+    fn note_proven(&self, pack: ListedPack) -> Result<(), RepositoryError> {
         let mut unlisted = lock(&self.unlisted);
-        unlisted.proven.push(ListedPack::from(&trailer));
+        unlisted.proven.push(pack);
         let due = if unlisted.is_due() { std::mem::take(&mut unlisted.proven) } else { Vec::new() };
         drop(unlisted);
-        self.list(due)?;
-        Ok(len)
+        self.list(due)
     }
 
     /// Reads back all that nobody has read back yet, on all cores, and lists it.
@@ -89,19 +98,31 @@ impl ChunkWriter<'_> {
         Ok(())
     }
 
-    /// The chunk is in a pack that is there to stay, and so are its bases. A pack that no index file lists, which a killed run has
-    /// left or another one is about to list, is read back first: one that isn't what its name says is condemned, and doesn't count.
-    pub(super) fn is_kept_by_index(&self, id: &Id) -> Result<bool, RepositoryError> {
+    /// Where the chunk and its bases are, if that is in packs that are there to stay. One that no index file lists, which a killed
+    /// run has left or another one is about to list, is read back first: what isn't what its name says is condemned, and doesn't
+    /// count.
+    pub fn kept_in(&self, id: &Id) -> Result<Option<Vec<Id>>, RepositoryError> {
         let index = self.repository.index()?;
         while let Some(packs) = index.keepers(id)? {
             match packs.iter().find(|pack| index.is_unlisted(pack)) {
                 Some(doubtful) => self.adopt(*doubtful)?,
                 // Somebody else may just have found out that one isn't what its name says.
-                None if packs.iter().all(|pack| index.is_lasting_pack(pack)) => return Ok(true),
+                None if packs.iter().all(|pack| index.is_lasting_pack(pack)) => return Ok(Some(packs)),
                 None => {}
             }
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// As `kept_in`, for chunks that a difference is about to be made to.
+    pub(super) fn adopt_bases(&self, old: &[ChunkRef]) -> Result<(), RepositoryError> {
+        let index = self.repository.index()?;
+        for chunk in old.iter().filter(|_| index.has_unlisted()) {
+            if index.find(chunk.id.prefix()).is_some_and(|location| index.is_unlisted(&location.pack)) {
+                self.kept_in(&chunk.id)?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads an unlisted pack back. Afterwards it is to be listed, or nothing relies on it.
@@ -111,8 +132,8 @@ impl ChunkWriter<'_> {
         if !index.is_unlisted(&pack) {
             return Ok(());
         }
-        match self.read_back(pack) {
-            Ok(_) => {}
+        match self.proven(pack) {
+            Ok((_, listed)) => self.note_proven(listed)?,
             Err(RepositoryError::Damaged { file, detail }) => {
                 index.warn(format!(
                     "{file}, which no index file lists, is damaged, and what is needed of it is stored again: {detail}"

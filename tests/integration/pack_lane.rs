@@ -158,6 +158,39 @@ fn what_is_read_chunk_by_chunk_is_listed_too() {
     assert_eq!((written.packs.len(), listed(&open(&disk).unwrap()).len()), (0, 1));
 }
 
+/// What a run found wrong it doesn't rely on, though somebody may take it off the list of what is condemned.
+#[test]
+fn what_was_found_wrong_stays_so_for_a_run() {
+    let (disk, repository) = fresh();
+    let chunks = noise(33 << 20, 8);
+    let chunk = &chunks[..1 << 20];
+    let put_all = |repository: &Repository| {
+        let writer = ChunkWriter::new(repository, Trust::Index);
+        for chunk in chunks.chunks(1 << 20) {
+            writer.put(PackKind::Data, chunk).unwrap();
+        }
+    };
+    put_all(&repository);
+    let mut tree = disk.tree();
+    tree.damage(|path| path.to_string_lossy().contains("/packs/"));
+    let disk = FaultDisk::with(&tree);
+    let repository = open(&disk).unwrap();
+    let index = repository.index().unwrap();
+    assert!(index.holds(&repository.naming().id_of(chunk)).unwrap() && !index.refresh().unwrap().is_less());
+    put_all(&repository);
+    let doomed = repository.backend().list("doomed").unwrap();
+    assert_eq!(doomed.len(), 1, "{doomed:?}");
+    doomed.iter().for_each(|(path, _)| repository.backend().delete(path).unwrap());
+    assert!(index.refresh().unwrap().is_less());
+    let writer = ChunkWriter::new(&repository, Trust::Index);
+    let (id, kept) = (repository.naming().id_of(chunk), writer.kept_in(&repository.naming().id_of(chunk)));
+    let wrong = index.packs().keys().filter(|pack| index.is_doomed(pack)).count();
+    assert!(
+        wrong == 1 && kept.unwrap().is_none_or(|packs| !packs.iter().any(|pack| index.is_doomed(pack))),
+        "{id}"
+    );
+}
+
 /// A run that knows that what it refers to can't be read publishes nothing, however little its proof asks.
 #[test]
 fn what_lies_in_a_condemned_pack_and_is_damaged_is_no_snapshot() {
