@@ -1,9 +1,9 @@
 //! Lets another icecore use a repository here, over a pipe; if wanted, only to add to it.
 
 use crate::backend::wire::{Answer, Frame, HELLO, Request, encode_listing, read_frame, write_frame};
-use crate::backend::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece};
+use crate::backend::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece, hash_anew};
 use crate::format::Key;
-use crate::id::{Id, IdHasher};
+use crate::id::Id;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 
@@ -12,8 +12,6 @@ const DIRECTORIES: [&str; 9] =
     ["keys", "packs", "index", "manifests", "snapshots", "proofs", "pins", "doomed", "quarantine"];
 /// A file that is put together has at most this many bytes.
 const MOST_BYTES: u64 = 128 << 20;
-/// What is read at a time to be hashed.
-const HASH_BYTES: u64 = 1 << 20;
 
 /// What a client may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +140,8 @@ impl Server<'_> {
             }
             Request::Hash { key } => {
                 named("read", key)?;
-                Ok((Answer::Hash(self.hash(key)?.hex()), Vec::new()))
+                let hash = hash_anew(self.backend, key, self.backend.size(key)?)?;
+                Ok((Answer::Hash(hash.hex()), Vec::new()))
             }
             Request::Put { key } => self.put(key, &payload, false).map(done),
             Request::PutNew { key } => self.put(key, &payload, true).map(done),
@@ -180,17 +179,6 @@ impl Server<'_> {
                 Err(refused(action, key, "this replica only lets files be added (--append-only)"))
             }
         }
-    }
-
-    /// A file's hash as it lies on the disk, where that can be told.
-    fn hash(&self, key: &str) -> Result<Id, BackendError> {
-        let (mut hasher, mut at, size) = (IdHasher::default(), 0, self.backend.size(key)?);
-        while at < size {
-            let bytes = self.backend.get_range_anew(key, at, HASH_BYTES.min(size - at))?;
-            hasher.update(&bytes);
-            at += bytes.len() as u64;
-        }
-        Ok(hasher.finish())
     }
 
     fn put(&self, key: &str, bytes: &[u8], is_new: bool) -> Result<(), BackendError> {

@@ -1,10 +1,24 @@
 //! The trait that every place for repository files implements, and its errors.
 
 pub use super::wire::Piece;
-use crate::id::Id;
+use crate::id::{Id, IdHasher};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
+
+/// What is read at a time to be hashed.
+const HASH_BYTES: u64 = 1 << 20;
+
+/// The hash of a file of so many bytes, read from the device that it lies on where this can be had.
+pub fn hash_anew(backend: &dyn Backend, key: &str, size: u64) -> Result<Id, BackendError> {
+    let (mut hasher, mut at) = (IdHasher::default(), 0);
+    while at < size {
+        let bytes = backend.get_range_anew(key, at, HASH_BYTES.min(size - at))?;
+        hasher.update(&bytes);
+        at += bytes.len() as u64;
+    }
+    Ok(hasher.finish())
+}
 
 /// A key is a relative path with `/`, such as `index/0123…`. No order is promised by `list`.
 pub trait Backend: Send + Sync {

@@ -14,7 +14,7 @@ mod ssh;
 pub mod wire;
 
 pub use disk::{Disk, DiskFile, DiskItem, DiskLock, RealDisk};
-pub use interface::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece};
+pub use interface::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece, hash_anew};
 pub use limit::Limit;
 pub use local::LocalBackend;
 pub use memory::MemoryBackend;

@@ -79,9 +79,7 @@ impl<'r> Tracer<'r> {
             Content::Empty => Vec::new(),
         };
         while let Some((id, weight)) = waiting.pop() {
-            if self.progress.interrupted() {
-                return Err(RepositoryError::Interrupted);
-            }
+            RepositoryError::stop(self.progress)?;
             // A crafted tree may come to the same loss again and again.
             if affected.lost.len() >= MOST_LOST {
                 break;

@@ -67,7 +67,7 @@ pub fn compare_indexes(repository: &Repository, progress: &dyn Progress) -> Resu
             }
         };
         for listed in packs {
-            stop(progress)?;
+            RepositoryError::stop(progress)?;
             if waiting.remove(&listed.pack) {
                 one_pack(repository, listed.pack, Some((&key, &listed)), &mut found)?;
             } else if !index.has_pack(&listed.pack) {
@@ -133,7 +133,7 @@ pub fn read_packs(
     found.read_bytes = total;
     let damaged: Mutex<Vec<(Id, String)>> = Mutex::default();
     on_all_cores(chosen.len(), |number| {
-        stop(progress)?;
+        RepositoryError::stop(progress)?;
         let Some((pack, size)) = chosen.get(number) else { return Ok(()) };
         match repository.prove_pack(pack) {
             Ok(_) => {}
@@ -173,8 +173,4 @@ fn bad_chunks(repository: &Repository, pack: Id) -> Result<Vec<u64>, RepositoryE
         offset += u64::from(record.stored_len);
     }
     Ok(bad)
-}
-
-pub(super) fn stop(progress: &dyn Progress) -> Result<(), RepositoryError> {
-    if progress.interrupted() { Err(RepositoryError::Interrupted) } else { Ok(()) }
 }

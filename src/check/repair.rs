@@ -318,13 +318,11 @@ impl Repair<'_> {
         let (repository, progress) = (self.repository, self.progress);
         let (writer, count) = (Mutex::new(IndexWriter::new(repository)), AtomicUsize::new(0));
         on_all_cores(packs.len(), |number| {
-            if progress.interrupted() {
-                return Err(RepositoryError::Interrupted);
-            }
+            RepositoryError::stop(progress)?;
             let Some(pack) = packs.get(number) else { return Ok(()) };
-            match repository.prove_name(pack).and_then(|len| Ok((len, repository.read_trailer(*pack)?))) {
-                Ok((len, trailer)) => {
-                    writer.lock().unwrap_or_else(PoisonError::into_inner).add(ListedPack::from(&trailer))?;
+            match repository.prove_to_list(pack) {
+                Ok((len, listed)) => {
+                    writer.lock().unwrap_or_else(PoisonError::into_inner).add(listed)?;
                     count.fetch_add(1, Ordering::Relaxed);
                     progress.advance(len);
                     Ok(())

@@ -57,9 +57,7 @@ fn move_all(
     progress: &dyn Progress,
 ) -> Result<(), RepositoryError> {
     for pack in packs {
-        if progress.interrupted() {
-            return Err(RepositoryError::Interrupted);
-        }
+        RepositoryError::stop(progress)?;
         match move_one(repository, survey, *pack, writer, progress) {
             Ok(()) => drop(moved.emptied.insert(*pack)),
             Err(RepositoryError::Damaged { file, detail }) => {

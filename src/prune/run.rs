@@ -331,9 +331,7 @@ impl Run<'_> {
     ) -> Result<(), RepositoryError> {
         let going: HashSet<Id> = packs.iter().copied().collect();
         for pack in packs {
-            if self.progress.interrupted() {
-                return Err(RepositoryError::Interrupted);
-            }
+            RepositoryError::stop(self.progress)?;
             if let Some(needed) = self.needed_in(*pack, &going)? {
                 list.remove(&(DoomedKind::Pack, *pack));
                 pruned.pardoned_files += 1;

@@ -15,7 +15,7 @@ pub struct Rescued {
     pub stored_again: u64,
 }
 
-/// Stores again what a draft refers to and what lies only in packs that a prune has condemned; `None` if there are none such.
+/// Stores again what a draft refers to and what lies only in packs that are condemned; `None` if there are none such.
 /// What is gone already is an error: the source has to be read again. `is_doubtful`: something was gone at an earlier look.
 pub fn rescue(
     repository: &Repository,

@@ -55,9 +55,7 @@ impl<'r> Walk<'r> {
             if !is_new {
                 continue;
             }
-            if self.progress.interrupted() {
-                return Err(RepositoryError::Interrupted);
-            }
+            RepositoryError::stop(self.progress)?;
             take(Reached::Node(id))?;
             match self.repository.read_node(&id) {
                 Ok(Node::Inner { children, .. }) => {

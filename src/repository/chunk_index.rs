@@ -56,7 +56,7 @@ pub struct ChunkIndex {
     pub(super) backend: Arc<dyn Backend>,
     tables: RwLock<Tables>,
     pub(super) packs: RwLock<IdMap<u64>>,
-    /// Packs that a prune has condemned: they are read, but nothing new may rely on them.
+    /// Packs that are condemned: they are read, but nothing new may rely on them.
     pub(super) doomed: RwLock<HashSet<Id>>,
     /// Packs that were found by their trailers: whoever left them may not have read them back.
     pub(super) unlisted: RwLock<HashSet<Id>>,

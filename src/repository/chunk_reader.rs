@@ -6,8 +6,8 @@ use super::error::RepositoryError;
 use super::location::Location;
 use super::open::Repository;
 use super::trailers::read_trailer;
-use crate::backend::ErrorKind;
-use crate::format::{ChunkRecord, IndexedPack, Key, ListedChunk, Pack};
+use crate::backend::{BackendError, ErrorKind, hash_anew};
+use crate::format::{ChunkRecord, IndexedPack, Key, ListedChunk, ListedPack, Pack};
 use crate::id::{Id, IdHasher};
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -64,12 +64,7 @@ impl Repository {
 
     /// Part of a file that should be there, as it lies there.
     fn read_of(&self, key: &str, offset: u64, len: u64) -> Result<Vec<u8>, RepositoryError> {
-        match self.backend().get_range_anew(key, offset, len) {
-            Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::Other) => {
-                Err(RepositoryError::damaged(key, error))
-            }
-            other => Ok(other?),
-        }
+        well_read(key, self.backend().get_range_anew(key, offset, len))
     }
 
     pub(super) fn damaged_at(&self, location: &Location, detail: impl ToString) -> RepositoryError {
@@ -188,30 +183,27 @@ impl Repository {
         if is_proven {
             return Ok(size);
         }
-        let (mut hasher, mut at) = (IdHasher::default(), 0);
-        while at < size {
-            let bytes = self.read_of(&key, at, PROVE_BYTES.min(size - at))?;
-            hasher.update(&bytes);
-            at += bytes.len() as u64;
-        }
-        if hasher.finish() == *pack {
+        if well_read(&key, hash_anew(self.backend(), &key, size))? == *pack {
             Ok(size)
         } else {
             Err(RepositoryError::damaged(key, "its content does not match its name"))
         }
     }
 
+    /// Reads a pack again and compares its name; returns its size, and what its trailer says for an index file.
+    pub fn prove_to_list(&self, pack: &Id) -> Result<(u64, ListedPack), RepositoryError> {
+        let size = self.prove_name(pack)?;
+        Ok((size, ListedPack::from(&self.read_trailer(*pack)?)))
+    }
+
     /// The pack was hashed where it lies, and is what its name says; false where files can't be hashed there.
     fn is_proven_there(&self, pack: &Id) -> Result<bool, RepositoryError> {
         let key = Key::Pack(*pack).path();
-        match self.backend().hash_there(&key) {
-            Ok(Some(there)) if there != *pack => {
+        match well_read(&key, self.backend().hash_there(&key))? {
+            Some(there) if there != *pack => {
                 Err(RepositoryError::damaged(key, "its content does not match its name where it lies"))
             }
-            Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::Other) => {
-                Err(RepositoryError::damaged(key, error))
-            }
-            other => Ok(other?.is_some()),
+            there => Ok(there.is_some()),
         }
     }
 
@@ -263,5 +255,15 @@ impl Repository {
             (stored, offset) = (after, offset + u64::from(stored_len));
         }
         Ok(())
+    }
+}
+
+/// What should be there and can't be read as it lies is damage.
+fn well_read<T>(key: &str, read: Result<T, BackendError>) -> Result<T, RepositoryError> {
+    match read {
+        Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::Other) => {
+            Err(RepositoryError::damaged(key, error))
+        }
+        other => Ok(other?),
     }
 }

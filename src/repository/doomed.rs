@@ -5,7 +5,7 @@ use super::error::RepositoryError;
 use super::open::Repository;
 use crate::backend::ErrorKind;
 use crate::crypto::SealedFile;
-use crate::format::{Doomed, DoomedFile, DoomedKind, Key};
+use crate::format::{Doomed, DoomedFile, DoomedKind, Key, ListedPack};
 use crate::id::Id;
 use crate::stamp::now_nanos;
 
@@ -35,10 +35,10 @@ impl Repository {
         Ok(())
     }
 
-    /// Reads back a pack, whose chunks were decoded and compared before it got its name; returns its length. One that isn't what was
-    /// written is condemned, so that no later run takes what lies there for stored.
-    pub(super) fn prove_written(&self, pack: &Id) -> Result<u64, RepositoryError> {
-        let proven = self.prove_name(pack);
+    /// As `prove_to_list`, of a pack whose chunks were decoded and compared before it got its name. One that isn't what was written is
+    /// condemned, so that no later run takes what lies there for stored.
+    pub(super) fn prove_written(&self, pack: &Id) -> Result<(u64, ListedPack), RepositoryError> {
+        let proven = self.prove_to_list(pack);
         if matches!(proven, Err(RepositoryError::Damaged { .. })) {
             let doomed = vec![Doomed { kind: DoomedKind::Pack, id: *pack, since_ns: now_nanos() }];
             // Where that fails too, the damage is what has to be told.

@@ -4,6 +4,7 @@ use crate::backend::BackendError;
 use crate::crypto::CryptoError;
 use crate::format::FormatError;
 use crate::id::Id;
+use crate::progress::Progress;
 use crate::stamp::Stamp;
 use std::io;
 use std::path::PathBuf;
@@ -50,5 +51,10 @@ impl RepositoryError {
     /// Damage to a file, told by what reading it found.
     pub fn damaged(file: impl Into<String>, detail: impl ToString) -> Self {
         Self::Damaged { file: file.into(), detail: detail.to_string() }
+    }
+
+    /// An error once the user asked to stop.
+    pub fn stop(progress: &dyn Progress) -> Result<(), Self> {
+        if progress.interrupted() { Err(Self::Interrupted) } else { Ok(()) }
     }
 }

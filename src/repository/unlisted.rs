@@ -52,15 +52,9 @@ impl ChunkWriter<'_> {
 
     /// Reads back a pack as it lies there, and lists it with others when there are many; returns its length.
     pub(super) fn read_back(&self, pack: Id) -> Result<u64, RepositoryError> {
-        let (len, listed) = self.proven(pack)?;
+        let (len, listed) = self.repository.prove_written(&pack)?;
         self.note_proven(listed)?;
         Ok(len)
-    }
-
-    /// Its length, and what it will be listed with.
-    fn proven(&self, pack: Id) -> Result<(u64, ListedPack), RepositoryError> {
-        let len = self.repository.prove_written(&pack)?;
-        Ok((len, ListedPack::from(&self.repository.read_trailer(pack)?)))
     }
 
     fn note_proven(&self, pack: ListedPack) -> Result<(), RepositoryError> {
@@ -78,11 +72,9 @@ impl ChunkWriter<'_> {
             progress.begin("proving what was written", None);
         }
         on_all_cores(waiting, |_| {
-            if progress.interrupted() {
-                return Err(RepositoryError::Interrupted);
-            }
+            RepositoryError::stop(progress)?;
             progress.advance(self.next_unread().map_or(Ok(0), |pack| self.read_back(pack))?);
-            Ok(())
+            Ok::<_, RepositoryError>(())
         })?;
         let proven = std::mem::take(&mut lock(&self.unlisted).proven);
         self.list(proven)
@@ -117,7 +109,10 @@ impl ChunkWriter<'_> {
     /// As `kept_in`, for chunks that a difference is about to be made to.
     pub(super) fn adopt_bases(&self, old: &[ChunkRef]) -> Result<(), RepositoryError> {
         let index = self.repository.index()?;
-        for chunk in old.iter().filter(|_| index.has_unlisted()) {
+        if !index.has_unlisted() {
+            return Ok(());
+        }
+        for chunk in old {
             if index.find(chunk.id.prefix()).is_some_and(|location| index.is_unlisted(&location.pack)) {
                 self.kept_in(&chunk.id)?;
             }
@@ -132,7 +127,7 @@ impl ChunkWriter<'_> {
         if !index.is_unlisted(&pack) {
             return Ok(());
         }
-        match self.proven(pack) {
+        match self.repository.prove_written(&pack) {
             Ok((_, listed)) => self.note_proven(listed)?,
             Err(RepositoryError::Damaged { file, detail }) => {
                 index.warn(format!(

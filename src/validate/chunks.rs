@@ -61,10 +61,6 @@ impl Found {
     }
 }
 
-fn check(progress: &dyn Progress) -> Result<(), RepositoryError> {
-    if progress.interrupted() { Err(RepositoryError::Interrupted) } else { Ok(()) }
-}
-
 /// Takes a file's path and entry.
 pub type Visit<'v> = dyn FnMut(&[u8], &Entry) -> Result<(), RepositoryError> + 'v;
 
@@ -206,7 +202,7 @@ fn read_batch(
     let failed: Mutex<Vec<(usize, RepositoryError)>> = Mutex::default();
     let parts: Vec<&[(Vec<u8>, ChunkRef)]> = batch.chunks(AT_ONCE).collect();
     on_all_cores(parts.len(), |part| {
-        check(progress)?;
+        RepositoryError::stop(progress)?;
         let ids: Vec<Id> =
             parts.get(part).into_iter().flat_map(|part| part.iter()).map(|(_, chunk)| chunk.id).collect();
         repository.read_chunks(&ids, &mut |number, read| {
