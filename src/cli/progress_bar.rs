@@ -1,6 +1,6 @@
 //! Shows progress: a bar on a terminal, a line per step with the UTC time elsewhere, nothing where it isn't wanted.
 
-use crate::progress::Progress;
+use crate::progress::{Progress, Stop};
 use crate::stamp::{Stamp, now_nanos};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
@@ -94,6 +94,10 @@ impl Progress for Shown {
         {
             bar.inc(bytes);
         }
+    }
+
+    fn stop(&self) -> Stop {
+        Stop::watching(self.flag())
     }
 
     fn interrupted(&self) -> bool {

@@ -31,8 +31,12 @@ impl Check<'_> {
                     // What a full-text index says is derived from what else is there; to compare the two takes longer
                     // than the restore, and is what proofs of snapshots are for.
                     let temporary_directory = self.temporary_directory;
-                    let options = JudgeOptions { level: Level::Full, full_text: false, temporary_directory };
+                    let (level, stop) = (Level::Full, self.progress.stop());
+                    let options = JudgeOptions { level, full_texts: None, temporary_directory, stop };
                     let judged = judge(item.kind, &item.source, &files, &options);
+                    if self.progress.interrupted() {
+                        return Err(RestoreError::Interrupted);
+                    }
                     let unchecked = |source| RestoreError::Unchecked { name: item.name(), source };
                     findings.extend(judged.map_err(unchecked)?.findings);
                 }

@@ -2,10 +2,15 @@
 
 use super::error::RepositoryError;
 use super::open::Repository;
+use crate::cores::on_all_cores;
 use crate::format::{ChunkRef, Entry, Segment};
 use crate::id::Id;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+/// What one thread reads at a time.
+const RUN_BYTES: u64 = 1 << 20;
 
 /// A stored file, readable by position. Each chunk read is proven by its id.
 pub struct FileReader<'r> {
@@ -70,6 +75,76 @@ impl<'r> FileReader<'r> {
         Ok(())
     }
 
+    /// Hands over all that the file holds, by its place there, in no order and on all cores; holes are left out.
+    pub fn each_part<E: From<RepositoryError> + Send>(
+        &self,
+        take: &(impl Fn(&[u8], u64) -> Result<(), E> + Sync),
+    ) -> Result<(), E> {
+        let runs = self.runs();
+        on_all_cores(runs.len(), |at| {
+            let run = runs.get(at).cloned().unwrap_or_default();
+            let ids: Vec<Id> =
+                self.chunks.get(run.clone()).into_iter().flatten().map(|chunk| chunk.id).collect();
+            let mut content = Vec::new();
+            self.repository.read_chunks(&ids, &mut |number, bytes| {
+                let bytes = bytes?;
+                self.note(run.start + number, &bytes)?;
+                content.extend_from_slice(&bytes);
+                Ok::<_, RepositoryError>(())
+            })?;
+            let start = self.starts.get(run.start).copied().unwrap_or(0);
+            let mut rest = content.as_slice();
+            for range in self.ranges(start, content.len() as u64) {
+                let (part, after) = rest.split_at_checked(range.len as usize).unwrap_or((rest, &[]));
+                rest = after;
+                take(part, range.offset)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Chunks that follow each other, by their numbers: what one thread reads at a time.
+    fn runs(&self) -> Vec<Range<usize>> {
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        let mut begun = 0;
+        for (number, start) in self.starts.iter().enumerate() {
+            match runs.last_mut() {
+                Some(run) if start - begun < RUN_BYTES => run.end = number + 1,
+                _ => {
+                    runs.push(number..number + 1);
+                    begun = *start;
+                }
+            }
+        }
+        runs
+    }
+
+    /// The ranges of the file that a range of the content fills.
+    pub fn ranges(&self, start: u64, len: u64) -> Vec<Segment> {
+        let Some(segments) = &self.segments else { return vec![Segment { offset: start, len }] };
+        let mut found = Vec::new();
+        let mut content_at = 0u64;
+        for segment in segments {
+            let (from, to) = (start.max(content_at), (start + len).min(content_at + segment.len));
+            if from < to {
+                found.push(Segment { offset: segment.offset + (from - content_at), len: to - from });
+            }
+            content_at += segment.len;
+        }
+        found
+    }
+
+    /// A chunk was read, and so proven; it has the length that the list says.
+    fn note(&self, number: usize, bytes: &[u8]) -> Result<(), RepositoryError> {
+        if self.chunks.get(number).is_none_or(|chunk| chunk.len as usize != bytes.len()) {
+            return Err(RepositoryError::damaged("a chunk list", "a chunk has another length"));
+        }
+        if let Some(read) = self.read.get(number) {
+            read.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     fn read_content(&self, buffer: &mut [u8], offset: u64) -> Result<(), RepositoryError> {
         let end = offset + buffer.len() as u64;
         let first = self.starts.partition_point(|start| *start <= offset).saturating_sub(1);
@@ -96,21 +171,15 @@ impl<'r> FileReader<'r> {
         let ids: Vec<Id> = chunks.iter().map(|chunk| chunk.id).collect();
         self.repository.read_chunks(&ids, &mut |number, bytes| {
             let (bytes, number) = (bytes?, begin + number);
-            let Some(chunk) = self.chunks.get(number).filter(|chunk| chunk.len as usize == bytes.len())
-            else {
-                return Err(RepositoryError::damaged("a chunk list", "a chunk has another length"));
-            };
+            self.note(number, &bytes)?;
             fill(number, &bytes);
-            if let Some(read) = self.read.get(number) {
-                read.store(true, Ordering::Relaxed);
-            }
             // The chunk in which this ends is where the next reading begins.
             if number + 1 == behind
-                && self.starts.get(number).is_some_and(|start| start + u64::from(chunk.len) > end)
+                && self.starts.get(number).is_some_and(|start| start + bytes.len() as u64 > end)
             {
                 *last = Some((number, bytes.into_owned()));
             }
-            Ok(())
+            Ok::<_, RepositoryError>(())
         })?;
         if rest.is_empty() {
             Ok(())

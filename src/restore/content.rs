@@ -96,7 +96,7 @@ impl<'r> Contents<'r> {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let mut filled = 0;
-            for range in self.ranges(offset, buffer.len() as u64) {
+            for range in self.reader.ranges(offset, buffer.len() as u64) {
                 let part = buffer.get_mut(filled..filled + range.len as usize).unwrap_or_default();
                 let count = read_up_to(file, part, range.offset).unwrap_or(0);
                 filled += count;
@@ -246,7 +246,7 @@ impl<'r> Contents<'r> {
                 return Err(RepositoryError::damaged("a chunk list", detail).into());
             }
             let mut rest = &*bytes;
-            for range in self.ranges(*start, u64::from(chunk.len)) {
+            for range in self.reader.ranges(*start, u64::from(chunk.len)) {
                 let (part, after) = rest.split_at_checked(range.len as usize).unwrap_or((rest, &[]));
                 rest = after;
                 let skipped = from.saturating_sub(range.offset).min(part.len() as u64);
@@ -305,21 +305,6 @@ impl<'r> Contents<'r> {
     /// The parts of the file that shall be holes and aren't.
     pub fn filled_holes(&self, file: &File) -> Vec<Segment> {
         self.segments.as_ref().map_or_else(Vec::new, |segments| filled_holes(file, segments, self.size))
-    }
-
-    /// The ranges of the file that a range of the content fills.
-    fn ranges(&self, start: u64, len: u64) -> Vec<Segment> {
-        let Some(segments) = &self.segments else { return vec![Segment { offset: start, len }] };
-        let mut found = Vec::new();
-        let mut content_at = 0u64;
-        for segment in segments {
-            let (from, to) = (start.max(content_at), (start + len).min(content_at + segment.len));
-            if from < to {
-                found.push(Segment { offset: segment.offset + (from - content_at), len: to - from });
-            }
-            content_at += segment.len;
-        }
-        found
     }
 }
 

@@ -1,17 +1,22 @@
 //! The words between a source and whoever records or judges it.
 
+use super::sqlite::FullTexts;
 use super::stat::Stat;
 use crate::format::{
     Captured, CollectionCount, Consistency, Entry, EntryKind, FileState, Finding, Level, NoteReason,
     Severity, SourceKind,
 };
+use crate::progress::Stop;
 use crate::stamp::now_nanos;
 use std::error::Error;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+const COPY_BUFFER_BYTES: usize = 1 << 20;
 
 /// Time is left.
 pub type GoOn<'g> = &'g (dyn Fn() -> bool + Sync);
@@ -289,6 +294,19 @@ pub trait ReadAt {
     fn size(&self) -> u64;
     /// Fills `buffer` from `offset`; beyond the end it is an `UnexpectedEof` error.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of it into an empty file.
+    fn copy_to(&self, file: &File) -> io::Result<()> {
+        let mut buffer = vec![0u8; COPY_BUFFER_BYTES];
+        let mut at = 0;
+        while at < self.size() {
+            let count = (self.size() - at).min(buffer.len() as u64);
+            let part = buffer.get_mut(..count as usize).unwrap_or_default();
+            self.read_exact_at(part, at)?;
+            file.write_all_at(part, at)?;
+            at += count;
+        }
+        Ok(())
+    }
     /// Where the file itself lies, if it does and nobody writes it: SQLite can then read it there.
     fn on_disk(&self) -> Option<&Path>;
 }
@@ -376,9 +394,11 @@ impl Judgement {
 /// How thoroughly to judge, and where scratch copies may go.
 pub struct JudgeOptions<'a> {
     pub level: Level,
-    /// Full-text indexes are compared with their texts, at the full level.
-    pub full_text: bool,
+    /// Where full-text indexes are compared with their texts, at the full level; `None`: they aren't.
+    pub full_texts: Option<&'a FullTexts>,
     pub temporary_directory: &'a Path,
+    /// Asked for in the middle of long queries. What is found once it was asked is worth nothing.
+    pub stop: Stop,
 }
 
 /// A file's identity and change marks, for the entry.

@@ -27,6 +27,6 @@ pub use interface::{
 pub use kind::{VALIDATOR_VERSION, capture, judge, keystone_of, sidecars_of, staged};
 pub use moment::capture_together;
 pub use scratch::remove_stale_scratch;
-pub use sqlite::{CommittedPages, MAGIC as SQLITE_MAGIC, Merged};
+pub use sqlite::{CommittedPages, FullTexts, MAGIC as SQLITE_MAGIC, Merged};
 pub use stat::Stat;
 pub use tree::Excludes;

@@ -99,7 +99,8 @@ pub fn each_file(
     Ok(())
 }
 
-fn is_damage(error: &RepositoryError) -> bool {
+/// The repository is damaged, which is what a proof looks for.
+pub fn is_damage(error: &RepositoryError) -> bool {
     matches!(error, RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })
 }
 

@@ -1,12 +1,13 @@
 //! Proves drafts and published snapshots, and decides what an earlier proof is still worth.
 
-use super::chunks::{Found, Proven, all_chunks, quick_chunks};
+use super::chunks::{Found, Proven, all_chunks, is_damage, quick_chunks};
 use super::stored_files::RepositoryFiles;
 use crate::format::{CollectionCount, Entry, Finding, Level, Manifest, Proof, Severity, SourceRecord};
 use crate::progress::Progress;
 use crate::repository::{Repository, RepositoryError, Snapshots};
-use crate::source::{JudgeOptions, Judgement, VALIDATOR_VERSION, judge};
+use crate::source::{FullTexts, JudgeOptions, Judgement, VALIDATOR_VERSION, judge};
 use crate::stamp::now_nanos;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,7 +149,8 @@ fn level_for(source: &SourceRecord, profile: &str, earlier: &Snapshots, depth: D
     if recent { Level::Quick } else { Level::Full }
 }
 
-/// The judge goes first: what it reads is proven on the way, and isn't read again.
+/// The judge goes first: what it reads is proven on the way, and isn't read again. Full-text indexes are compared with their
+/// texts beside that, and beside reading the rest.
 fn prove_source(
     repository: &Repository,
     source: &SourceRecord,
@@ -158,20 +160,23 @@ fn prove_source(
 ) -> Result<Found, RepositoryError> {
     let Some(root) = &source.root else { return Ok(Found::default()) };
     progress.begin(&format!("judging {} ({})", source.name, level.name()), None);
-    let files = RepositoryFiles::new(repository, source, root, level);
-    let options = JudgeOptions { level, full_text: true, temporary_directory };
-    let judged = match judge(source.kind, &source.name, &files, &options) {
-        Ok(judgement) => Ok(judgement),
-        Err(error) => match error.downcast::<RepositoryError>() {
-            Ok(error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. })) => {
-                Err(error)
-            }
-            Ok(error) => return Err(error),
-            Err(error) => {
-                let directory = temporary_directory.to_owned();
-                return Err(RepositoryError::Scratch { directory, source: Arc::new(error) });
-            }
-        },
+    let files = RepositoryFiles::new(repository, source, root, level, progress);
+    let (full_texts, stop) = (FullTexts::default(), progress.stop());
+    let options =
+        JudgeOptions { level, full_texts: Some(&full_texts), temporary_directory, stop: stop.clone() };
+    let unread = |error: io::Error| match error.downcast::<RepositoryError>() {
+        Ok(error) => error,
+        Err(error) => {
+            let directory = temporary_directory.to_owned();
+            RepositoryError::Scratch { directory, source: Arc::new(error) }
+        }
+    };
+    let judged = judge(source.kind, &source.name, &files, &options).map_err(unread);
+    // A judge that was stopped may take that for trouble.
+    RepositoryError::stop(progress)?;
+    let judged = match judged {
+        Err(error) if !is_damage(&error) => return Err(error),
+        judged => judged,
     };
     let mut found = prove_stored(repository, source, level, files.proven(), progress)?;
     match judged {
@@ -179,6 +184,12 @@ fn prove_source(
         _ if found.damaged => {}
         Ok(Judgement { findings, collections, written_by }) => {
             found.findings.extend(findings);
+            if full_texts.is_running() {
+                progress.begin(&format!("comparing full-text indexes of {}", source.name), None);
+            }
+            let about_texts = full_texts.wait(&stop);
+            RepositoryError::stop(progress)?;
+            found.findings.extend(about_texts.map_err(unread)?);
             found.collections = collections;
             found.written_by = written_by;
         }

@@ -2,12 +2,17 @@
 
 use super::chunks::{Found, Proven, each_file, quick_chunks};
 use crate::format::{Captured, Entry, Level, SourceRecord};
-use crate::repository::{FileReader, Repository};
+use crate::progress::Progress;
+use crate::repository::{FileReader, Repository, RepositoryError};
 use crate::source::{ReadAt, StoredFiles};
 use std::cell::RefCell;
+use std::error::Error;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 
 /// Listings that are kept: a judge asks for file after file of a directory, and again of its own.
 const LISTINGS: usize = 4;
@@ -21,6 +26,7 @@ pub struct RepositoryFiles<'r> {
     source: &'r SourceRecord,
     root: &'r Entry,
     level: Level,
+    progress: &'r dyn Progress,
     /// The directories listed last, the latest first.
     listed: RefCell<Vec<Listing>>,
     /// The chunks of what was read and closed again.
@@ -30,9 +36,15 @@ pub struct RepositoryFiles<'r> {
 }
 
 impl<'r> RepositoryFiles<'r> {
-    pub fn new(repository: &'r Repository, source: &'r SourceRecord, root: &'r Entry, level: Level) -> Self {
+    pub fn new(
+        repository: &'r Repository,
+        source: &'r SourceRecord,
+        root: &'r Entry,
+        level: Level,
+        progress: &'r dyn Progress,
+    ) -> Self {
         let (listed, proven, walked) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Self { repository, source, root, level, listed, proven, walked }
+        Self { repository, source, root, level, progress, listed, proven, walked }
     }
 
     /// The chunks that a judge has read on its way: each was proven by its id. And, at the quick level, what is known of all
@@ -101,13 +113,14 @@ impl StoredFiles for RepositoryFiles<'_> {
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn ReadAt + '_>> {
         let entry = self.find(path)?;
         let file = FileReader::open(self.repository, &entry).map_err(io::Error::other)?;
-        Ok(Box::new(Stored { file, proven: &self.proven }))
+        Ok(Box::new(Stored { file, proven: &self.proven, progress: self.progress }))
     }
 }
 
 struct Stored<'r> {
     file: FileReader<'r>,
     proven: &'r RefCell<Proven>,
+    progress: &'r dyn Progress,
 }
 
 impl Drop for Stored<'_> {
@@ -126,7 +139,22 @@ impl ReadAt for Stored<'_> {
         if end.is_none_or(|end| end > self.file.size()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        RepositoryError::stop(self.progress).map_err(io::Error::other)?;
+        self.progress.advance(buffer.len() as u64);
         self.file.read_exact_at(buffer, offset).map_err(io::Error::other)
+    }
+
+    fn copy_to(&self, file: &File) -> io::Result<()> {
+        file.set_len(self.file.size())?;
+        // The kernel lets one thread at a time write to a file; the others need not spin until it is their turn.
+        let output = Mutex::new(file);
+        let write = |bytes: &[u8], offset: u64| -> Result<(), Box<dyn Error + Send + Sync>> {
+            RepositoryError::stop(self.progress)?;
+            self.progress.advance(bytes.len() as u64);
+            Ok(output.lock().unwrap_or_else(PoisonError::into_inner).write_all_at(bytes, offset)?)
+        };
+        let copied = self.file.each_part(&write);
+        copied.map_err(|error| error.downcast().map_or_else(io::Error::other, |error| *error))
     }
 
     fn on_disk(&self) -> Option<&Path> {

@@ -2,7 +2,8 @@
 
 use crate::support::{Scratch, missing, put, python, run};
 use icecore::format::{Entry, EntryKind, Level, SourceKind};
-use icecore::source::{JudgeOptions, ReadAt, StoredFiles};
+use icecore::progress::Stop;
+use icecore::source::{FullTexts, JudgeOptions, ReadAt, StoredFiles};
 use rusqlite::Connection;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -584,9 +585,13 @@ impl Foreign {
     fn judge(place: &Path, level: Level) -> BTreeSet<String> {
         let foreign = Self { place: place.to_owned(), root: Self::entry(place) };
         let temporary_directory = &std::env::temp_dir();
-        let options = JudgeOptions { level, full_text: true, temporary_directory };
-        let judged = icecore::source::judge(SourceKind::Chroma, "store", &foreign, &options);
-        judged.unwrap().findings.into_iter().map(|found| found.code["store_".len()..].to_owned()).collect()
+        let full_texts = FullTexts::default();
+        let stop = Stop::default();
+        let options = JudgeOptions { level, full_texts: Some(&full_texts), temporary_directory, stop };
+        let judged = icecore::source::judge(SourceKind::Chroma, "store", &foreign, &options).unwrap();
+        let about_texts = full_texts.wait(&Stop::default()).unwrap();
+        let findings = judged.findings.into_iter().chain(about_texts);
+        findings.map(|found| found.code["store_".len()..].to_owned()).collect()
     }
 }
 

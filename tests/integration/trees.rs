@@ -3,8 +3,8 @@
 use crate::restore_states::{crash_database, make_database};
 use crate::support::{Scratch, cases, describe, has, is_root, noise, put, run, settle};
 use icecore::backend::LocalBackend;
-use icecore::format::Content;
-use icecore::repository::{IndexOptions, Repository};
+use icecore::format::{Content, Entry};
+use icecore::repository::{FileReader, IndexOptions, Repository, RepositoryError};
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use proptest::strategy::Strategy;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Backs the tree `tree` up, restores it to `out`, and compares everything.
 fn round_trip(scratch: &Scratch) {
@@ -96,6 +96,42 @@ fn sparse_files_stay_sparse() {
     assert!(restored.blocks() * 512 < 2 << 20, "{} blocks", restored.blocks());
 }
 
+/// All at once, on all cores and in no order, as a judge has a database copied.
+#[test]
+fn a_file_is_read_whole_as_by_position() {
+    let scratch = Scratch::new();
+    scratch.init();
+    let path = scratch.file("tree/sparse", "");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(20_000_000).unwrap();
+    for (at, len) in [(3_000_001, 2_500_000), (9_000_000, 100_000), (19_999_000, 1_000)] {
+        std::os::unix::fs::FileExt::write_all_at(&file, &noise(len, at), at).unwrap();
+    }
+    drop(file);
+    scratch.file("tree/empty", "");
+    scratch.file("tree/small", "hello");
+    scratch.file("tree/twice the same", noise(1_500_000, 4).repeat(2));
+    scratch.ok(["backup", "tree"]);
+    let (repository, root) = newest(&scratch);
+    let entries = repository.entries(&root.content).unwrap();
+    assert_eq!(entries.len(), 4);
+    for entry in entries {
+        let reader = FileReader::open(&repository, &entry).unwrap();
+        let found = Mutex::new(vec![0; entry.size as usize]);
+        let put = |bytes: &[u8], offset: u64| {
+            found.lock().unwrap()[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+            Ok::<_, RepositoryError>(())
+        };
+        reader.each_part(&put).unwrap();
+        let name = String::from_utf8(entry.name.clone()).unwrap();
+        assert!(
+            found.into_inner().unwrap() == std::fs::read(scratch.path("tree").join(&name)).unwrap(),
+            "{name}"
+        );
+        assert_eq!(reader.chunks_read().count(), reader.chunks().count(), "{name}");
+    }
+}
+
 #[test]
 fn long_paths_come_back() {
     let scratch = Scratch::new();
@@ -118,12 +154,17 @@ fn long_paths_come_back() {
     }
 }
 
-/// Where the entries of the newest snapshot's only source are kept.
-fn newest_root(scratch: &Scratch) -> Content {
+/// The repository, and the root of the newest snapshot's only source.
+fn newest(scratch: &Scratch) -> (Repository, Entry) {
     let backend = Arc::new(LocalBackend::new(scratch.path("repo")));
     let repository = Repository::open(backend, IndexOptions::default()).unwrap();
     let newest = repository.snapshots().unwrap().list.pop().unwrap();
-    newest.manifest.sources[0].root.clone().unwrap().content
+    (repository, newest.manifest.sources[0].root.clone().unwrap())
+}
+
+/// Where its entries are kept.
+fn newest_root(scratch: &Scratch) -> Content {
+    newest(scratch).1.content
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 mod capture;
 mod frozen;
+mod full_text;
 mod header;
+mod integrity;
 mod judge;
 mod marks;
 mod modules;
@@ -11,8 +13,10 @@ mod source;
 mod write_ahead_log;
 
 pub use capture::DatabaseCapture;
+pub use full_text::FullTexts;
 pub use header::MAGIC;
-pub use judge::{DatabaseFacts, escape, judge_copy, judge_database};
+pub use integrity::{escape, stop_when};
+pub use judge::{DatabaseFacts, judge_copy, judge_database};
 pub use scratch_copy::ByPosition;
 pub use source::DatabaseSource;
 pub use write_ahead_log::{CommittedPages, Merged};

@@ -37,7 +37,7 @@ impl From<rusqlite::Error> for Trouble {
 }
 
 /// Ends a group of checks: a damaged database is an error, one that has other tables or columns than those known is a
-/// warning (a newer Chroma may have changed them), scratch space that gives out is ours. `None` if the group failed.
+/// warning (a newer Chroma may have changed them), scratch space that gives out is ours, and so is the wish to stop. `None` if the group failed.
 pub fn end_group<T>(
     judgement: &mut Judgement,
     source: &str,
@@ -55,6 +55,7 @@ pub fn end_group<T>(
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             judgement.error(source, "db_corrupt", DATABASE.as_bytes(), detail);
         }
+        Some(ErrorCode::OperationInterrupted) => return Err(io::ErrorKind::Interrupted.into()),
         Some(
             ErrorCode::DiskFull
             | ErrorCode::SystemIoFailure

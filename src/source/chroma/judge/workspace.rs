@@ -2,8 +2,9 @@
 
 use super::offenders::{Offenders, shown};
 use super::trouble::Outcome;
+use crate::progress::Stop;
 use crate::source::scratch::CHECK_PREFIX;
-use crate::source::sqlite::escape;
+use crate::source::sqlite::{escape, stop_when};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Statement};
 use std::cell::RefCell;
@@ -30,13 +31,15 @@ CREATE TABLE one_side(element BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE other_side(element BLOB PRIMARY KEY) WITHOUT ROWID;
 ";
 
-/// Opens the scratch database in `temporary_directory` and attaches `copy`, which nobody may write meanwhile.
-pub fn open_workspace(copy: &Path, temporary_directory: &Path) -> Outcome<Connection> {
+/// Opens the scratch database in `temporary_directory` and attaches `copy`, which nobody may write meanwhile. Whatever it does ends
+/// soon after somebody asked to stop.
+pub fn open_workspace(copy: &Path, temporary_directory: &Path, stop: &Stop) -> Outcome<Connection> {
     // Its name goes with `scratch` when this returns; SQLite keeps its descriptor.
     let scratch = tempfile::Builder::new().prefix(CHECK_PREFIX).tempfile_in(temporary_directory)?;
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(scratch.path(), flags)?;
+    let mut connection = Connection::open_with_flags(scratch.path(), flags)?;
+    stop_when(&mut connection, stop)?;
     connection.execute_batch(TABLES)?;
     let uri = format!("file:{}?immutable=1&mode=ro", escape(&copy.display().to_string()));
     connection.execute("ATTACH ?1 AS store", [uri])?;

@@ -1,0 +1,192 @@
+//! Full-text indexes compared with their texts, on a thread beside whatever else is judged.
+//!
+//! That takes several times as long as all else that is asked of a database, and can't be divided.
+
+use super::integrity::{integrity_messages_of, stop_when};
+use crate::format::{Finding, Severity};
+use crate::progress::Stop;
+use rusqlite::{Connection, ErrorCode, InterruptHandle};
+use std::cell::RefCell;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+/// How often whoever waits asks whether to stop: in the middle of an index nothing else does.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What the connection has said in the end.
+type Told = rusqlite::Result<Vec<String>>;
+
+/// Comparisons, one at a time: each needs a copy of its database.
+#[derive(Default)]
+pub struct FullTexts {
+    running: RefCell<Option<Running>>,
+    found: RefCell<Vec<Finding>>,
+}
+
+/// A database whose virtual tables are being asked.
+struct Running {
+    source: String,
+    path: Vec<u8>,
+    /// What trouble is called that isn't a full-text index's.
+    corrupt: &'static str,
+    told: Receiver<Told>,
+    interrupt: InterruptHandle,
+}
+
+impl Drop for Running {
+    /// Nobody waits any more; a thread in the middle of an index goes on to its end.
+    fn drop(&mut self) {
+        self.interrupt.interrupt();
+    }
+}
+
+impl FullTexts {
+    /// Begins with all virtual tables of a database, once the one before is done. The database may lose its name, but not
+    /// change.
+    pub fn begin(
+        &self,
+        (source, path, corrupt): (&str, &[u8], &'static str),
+        mut connection: Connection,
+        stop: &Stop,
+    ) -> io::Result<()> {
+        // A schema that can't be read is told by whoever looks at the pages.
+        let tables = virtual_tables(&connection).unwrap_or_default();
+        if tables.is_empty() {
+            return Ok(());
+        }
+        self.end(stop)?;
+        stop_when(&mut connection, stop).map_err(io::Error::other)?;
+        let interrupt = connection.get_interrupt_handle();
+        let (tell, told) = sync_channel(1);
+        std::thread::Builder::new().spawn(move || drop(tell.send(ask(&connection, &tables))))?;
+        let (source, path) = (source.to_owned(), path.to_owned());
+        *self.running.borrow_mut() = Some(Running { source, path, corrupt, told, interrupt });
+        Ok(())
+    }
+
+    /// Something that was begun isn't known to be done.
+    pub fn is_running(&self) -> bool {
+        self.running.borrow().is_some()
+    }
+
+    /// Waits for all that was begun. `Interrupted` soon after somebody asked to stop.
+    pub fn wait(&self, stop: &Stop) -> io::Result<Vec<Finding>> {
+        self.end(stop)?;
+        Ok(self.found.take())
+    }
+
+    fn end(&self, stop: &Stop) -> io::Result<()> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let told = loop {
+            if stop.is_asked() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            match running.told.recv_timeout(PATIENCE) {
+                Ok(told) => break told,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(gone @ RecvTimeoutError::Disconnected) => return Err(io::Error::other(gone)),
+            }
+        };
+        let (about_texts, others) = match told {
+            Ok(messages) => messages.into_iter().partition(|told| is_about_fts(told)),
+            Err(error) if is_interrupted(&error) => return Err(io::ErrorKind::Interrupted.into()),
+            Err(error) => (Vec::new(), vec![error.to_string()]),
+        };
+        for (fact, messages) in [("fts_corrupt", about_texts), (running.corrupt, others)] {
+            if !messages.is_empty() {
+                self.found.borrow_mut().push(Finding {
+                    code: format!("{}_{fact}", running.source),
+                    severity: Severity::Error,
+                    source: running.source.clone(),
+                    path: String::from_utf8_lossy(&running.path).into_owned(),
+                    detail: messages.join("; "),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Somebody asked to stop.
+pub fn is_interrupted(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
+}
+
+/// They have no pages of their own (<https://sqlite.org/fileformat2.html#storage_of_the_sql_database_schema>).
+fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND coalesce(rootpage, 0) = 0";
+    let mut statement = connection.prepare(query)?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+/// SQLite from 3.44 on lets virtual tables check themselves: "malformed inverted index for FTS5 table main.t", or "unable
+/// to validate the inverted index for FTS5 table main.t: …". One whose module isn't built in says nothing.
+fn ask(connection: &Connection, tables: &[String]) -> Told {
+    let mut told = Vec::new();
+    for table in tables {
+        told.extend(integrity_messages_of(connection, table)?);
+    }
+    Ok(told)
+}
+
+fn is_about_fts(message: &str) -> bool {
+    message.contains("inverted index for FTS")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FullTexts;
+    use crate::progress::Stop;
+    use rusqlite::Connection;
+    use std::io::ErrorKind;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn database(path: &Path, statements: &str) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        connection.execute_batch(statements).unwrap();
+        connection
+    }
+
+    const TEXTS: &str = "CREATE VIRTUAL TABLE \"od\"\"d\" USING fts5(x, tokenize = 'trigram');
+        CREATE VIRTUAL TABLE r USING rtree(id, a, b);
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<2000)
+            INSERT INTO \"od\"\"d\" SELECT 'some words and the number ' || i FROM n;
+        INSERT INTO r VALUES(1, 1, 2), (2, 5, 6);
+        PRAGMA writable_schema=ON;
+        INSERT INTO sqlite_schema VALUES('table', 'v', 'v', 0, 'CREATE VIRTUAL TABLE v USING nobody(x)');";
+
+    /// One after another, each under its own name; what is sound, or can't be asked, isn't mentioned.
+    #[test]
+    fn each_table_is_asked_about_itself() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (full_texts, stop) = (FullTexts::default(), Stop::default());
+        for (name, damage) in [
+            ("sound", ""),
+            ("texts", "DELETE FROM \"od\"\"d_content\" WHERE id % 2 = 0;"),
+            ("bounds", "DELETE FROM r_rowid WHERE rowid = 1;"),
+        ] {
+            drop(database(&scratch.path().join(name), &format!("{TEXTS}{damage}")));
+            let connection = Connection::open(scratch.path().join(name)).unwrap();
+            std::fs::remove_file(scratch.path().join(name)).unwrap();
+            full_texts.begin(("s", name.as_bytes(), "corrupt"), connection, &stop).unwrap();
+        }
+        let found = full_texts.wait(&stop).unwrap();
+        let told: Vec<_> = found.iter().map(|found| (found.code.as_str(), found.path.as_str())).collect();
+        assert_eq!(told, [("s_fts_corrupt", "texts"), ("s_corrupt", "bounds")], "{found:?}");
+        assert!(full_texts.wait(&stop).unwrap().is_empty() && !full_texts.is_running());
+    }
+
+    #[test]
+    fn nobody_waits_who_was_asked_to_stop() {
+        let scratch = tempfile::tempdir().unwrap();
+        let signal = Arc::new(AtomicUsize::new(0));
+        let (full_texts, stop) = (FullTexts::default(), Stop::watching(Arc::clone(&signal)));
+        let connection = database(&scratch.path().join("a"), TEXTS);
+        full_texts.begin(("s", b"a", "corrupt"), connection, &stop).unwrap();
+        signal.store(2, Ordering::Relaxed);
+        assert_eq!(full_texts.wait(&stop).unwrap_err().kind(), ErrorKind::Interrupted);
+    }
+}
