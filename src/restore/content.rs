@@ -2,6 +2,7 @@
 
 use super::error::RestoreError;
 use super::holes::{dig, filled_holes};
+use super::output::write_early;
 use crate::chunking::{Recorded, compare_at_boundaries, read_up_to};
 use crate::cores::on_all_cores;
 use crate::format::{ChunkRef, Entry, Segment};
@@ -154,40 +155,33 @@ impl<'r> Contents<'r> {
         shown: &Path,
         progress: &dyn Progress,
     ) -> Result<u64, RestoreError> {
-        // The kernel lets one thread at a time write to a file, and has the others turn round and round until it is their turn.
-        let output = Mutex::new(file);
-        let written = AtomicU64::new(0);
-        let write = |gathered: &Gathered| {
-            let file = output.lock().unwrap_or_else(PoisonError::into_inner);
-            let done = file.write_all_at(&gathered.bytes, gathered.offset);
-            written.fetch_add(gathered.bytes.len() as u64, Ordering::Relaxed);
-            done.map_err(|error| RestoreError::io("write", shown, error))
-        };
         let (runs, present_len) = (self.runs(numbers), present_len(file));
-        on_all_cores(runs.len(), |at| {
-            if progress.interrupted() {
-                return Err(RestoreError::Interrupted);
-            }
-            let run = runs.get(at).copied().unwrap_or_default();
-            let mut gathered = Gathered::default();
-            let mut take = |bytes: &[u8], offset: u64| {
-                if !gathered.goes_on_at(offset) {
-                    write(&gathered)?;
-                    gathered.bytes.clear();
-                    gathered.offset = offset;
+        let fail = |action| move |error| RestoreError::io(action, shown, error);
+        write_early(file, self.bytes_of(numbers), fail("sync"), |output| {
+            on_all_cores(runs.len(), |at| {
+                if progress.interrupted() {
+                    return Err(RestoreError::Interrupted);
                 }
-                gathered.bytes.extend_from_slice(bytes);
-                Ok::<_, RestoreError>(())
-            };
-            let patched = self.each_patched(file, run, from, patches, &mut take)?;
-            let rest: Vec<u32> =
-                run.iter().copied().filter(|number| patched.binary_search(number).is_err()).collect();
-            self.each_difference(file, present_len, &rest, from, &mut take)?;
-            write(&gathered)?;
-            progress.advance(self.bytes_of(run));
-            Ok(())
-        })?;
-        Ok(written.into_inner())
+                let run = runs.get(at).copied().unwrap_or_default();
+                let mut gathered = Gathered::default();
+                let mut take = |bytes: &[u8], offset: u64| {
+                    if !gathered.goes_on_at(offset) {
+                        output.write(&gathered.bytes, gathered.offset).map_err(fail("write"))?;
+                        gathered.bytes.clear();
+                        gathered.offset = offset;
+                    }
+                    gathered.bytes.extend_from_slice(bytes);
+                    Ok::<_, RestoreError>(())
+                };
+                let patched = self.each_patched(file, run, from, patches, &mut take)?;
+                let rest: Vec<u32> =
+                    run.iter().copied().filter(|number| patched.binary_search(number).is_err()).collect();
+                self.each_difference(file, present_len, &rest, from, &mut take)?;
+                output.write(&gathered.bytes, gathered.offset).map_err(fail("write"))?;
+                progress.advance(self.bytes_of(run));
+                Ok(())
+            })
+        })
     }
 
     /// Makes the file what it shall be: holes, these chunks, the length. Not durable yet. Returns the bytes written.

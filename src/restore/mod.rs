@@ -15,6 +15,7 @@ mod journal;
 mod leaving;
 mod links;
 mod make;
+mod output;
 mod place;
 mod placed_files;
 mod plan;
