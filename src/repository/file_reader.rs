@@ -20,6 +20,7 @@ pub struct FileReader<'r> {
     starts: Vec<u64>,
     segments: Option<Vec<Segment>>,
     size: u64,
+    content_bytes: u64,
     /// The chunk in which the last reading ended: neighbours are often read one after another.
     last: Mutex<Option<(usize, Vec<u8>)>>,
     /// Which chunks were read, and so proven.
@@ -38,7 +39,8 @@ impl<'r> FileReader<'r> {
         }
         let (segments, size) = (entry.segments.clone(), entry.size);
         let read = chunks.iter().map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { repository, chunks, starts, segments, size, last: Mutex::new(None), read })
+        let (content_bytes, last) = (entry.content_bytes(), Mutex::new(None));
+        Ok(Self { repository, chunks, starts, segments, size, content_bytes, last, read })
     }
 
     /// Bytes of the file, holes included.
@@ -80,6 +82,10 @@ impl<'r> FileReader<'r> {
         &self,
         take: &(impl Fn(&[u8], u64) -> Result<(), E> + Sync),
     ) -> Result<(), E> {
+        let held: u64 = self.chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        if held != self.content_bytes {
+            return Err(RepositoryError::damaged("a stored file", "its chunks don't fill it").into());
+        }
         let runs = self.runs();
         on_all_cores(runs.len(), |at| {
             let run = runs.get(at).cloned().unwrap_or_default();

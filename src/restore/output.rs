@@ -54,9 +54,9 @@ pub fn write_early<E>(
         let synced = early.map_or(Ok(Ok(())), thread::ScopedJoinHandle::join);
         (done, synced.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())), written)
     });
-    done?;
+    // Also where the work was given up: the kernel doesn't tell this error of the disk a second time.
     synced.map_err(sync)?;
-    Ok(written)
+    done.map(|()| written)
 }
 
 #[cfg(test)]

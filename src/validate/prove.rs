@@ -179,17 +179,18 @@ fn prove_source(
         judged => judged,
     };
     let mut found = prove_stored(repository, source, level, files.proven(), progress)?;
+    if full_texts.is_running() {
+        progress.begin(&format!("comparing full-text indexes of {}", source.name), None);
+    }
+    // Also where nobody wants to know any more: the copy must be gone before another source's is made.
+    let about_texts = full_texts.wait(&stop);
+    RepositoryError::stop(progress)?;
+    let about_texts = about_texts.map_err(unread)?;
     match judged {
         // Of damaged bytes nobody knows what they mean.
         _ if found.damaged => {}
         Ok(Judgement { findings, collections, written_by }) => {
-            found.findings.extend(findings);
-            if full_texts.is_running() {
-                progress.begin(&format!("comparing full-text indexes of {}", source.name), None);
-            }
-            let about_texts = full_texts.wait(&stop);
-            RepositoryError::stop(progress)?;
-            found.findings.extend(about_texts.map_err(unread)?);
+            found.findings.extend(findings.into_iter().chain(about_texts));
             found.collections = collections;
             found.written_by = written_by;
         }

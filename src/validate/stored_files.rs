@@ -145,7 +145,12 @@ impl ReadAt for Stored<'_> {
     }
 
     fn copy_to(&self, file: &File) -> io::Result<()> {
-        file.set_len(self.file.size())?;
+        file.set_len(self.file.size()).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => {
+                io::Error::other(RepositoryError::damaged("an entry", "no file system holds a file so long"))
+            }
+            _ => error,
+        })?;
         // The kernel lets one thread at a time write to a file; the others need not spin until it is their turn.
         let output = Mutex::new(file);
         let write = |bytes: &[u8], offset: u64| -> Result<(), Box<dyn Error + Send + Sync>> {

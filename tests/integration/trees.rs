@@ -124,11 +124,12 @@ fn a_file_is_read_whole_as_by_position() {
         };
         reader.each_part(&put).unwrap();
         let name = String::from_utf8(entry.name.clone()).unwrap();
-        assert!(
-            found.into_inner().unwrap() == std::fs::read(scratch.path("tree").join(&name)).unwrap(),
-            "{name}"
-        );
+        assert!(*found.lock().unwrap() == std::fs::read(scratch.path("tree").join(&name)).unwrap(), "{name}");
         assert_eq!(reader.chunks_read().count(), reader.chunks().count(), "{name}");
+        // Bytes that no chunk holds aren't taken for zeros.
+        let longer = Entry { size: entry.size + 1, segments: None, ..entry };
+        let read = FileReader::open(&repository, &longer).unwrap().each_part(&put);
+        assert!(matches!(read, Err(RepositoryError::Damaged { .. })), "{name}");
     }
 }
 

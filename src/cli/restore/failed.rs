@@ -158,11 +158,16 @@ fn cannot_save(error: SaveError, message: &str) -> Failure {
         SaveError::Journal(error) => Failure::from(error),
     };
     failure.message = format!("{message}; nothing was changed");
-    failure.hint = Some(
-        "the safety snapshot goes into the repository. Free some room there, or add `--no-pre-snapshot --state-dir DIR`, which \
-         keeps only what is overwritten, in DIR"
-            .into(),
-    );
+    let instead = "`--no-pre-snapshot --state-dir DIR`, which keeps only what is overwritten, in DIR";
+    let so = "the safety snapshot goes into the repository";
+    failure.hint = match (failure.exit, failure.hint) {
+        (ExitCode::Signal(_), hint) => hint,
+        (ExitCode::Damaged, Some(mending)) => Some(format!(
+            "{so}, and would refer to what is damaged there. To restore first, add {instead}. Then mend: {mending}"
+        )),
+        (ExitCode::NoSpace, _) | (_, None) => Some(format!("{so}. Free some room there, or add {instead}")),
+        (_, Some(hint)) => Some(format!("{so}: {hint}. Or add {instead}")),
+    };
     failure
 }
 
@@ -213,5 +218,24 @@ fn unchecked(error: RestoreError) -> Failure {
         }
         _ => Failure::new(ExitCode::RestoredButBad, "restored_unchecked", error.to_string())
             .hint(format!("its bytes are in place; {again}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cannot_save;
+    use crate::flow::SaveError;
+    use crate::repository::RepositoryError;
+
+    #[test]
+    fn who_cannot_save_learns_what_helps() {
+        let damaged = SaveError::Repository(RepositoryError::damaged("a pack", "it is short"));
+        let hint = cannot_save(damaged, "m").hint.unwrap();
+        assert!(
+            hint.contains("--no-pre-snapshot") && hint.contains("--reread") && !hint.contains("room"),
+            "{hint}"
+        );
+        let asked = SaveError::Repository(RepositoryError::Interrupted);
+        assert_eq!(cannot_save(asked, "m").hint, None);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! That takes several times as long as all else that is asked of a database, and can't be divided.
 
-use super::integrity::{integrity_messages_of, stop_when};
+use super::integrity::{integrity_messages, integrity_messages_of, stop_when};
 use crate::format::{Finding, Severity};
 use crate::progress::Stop;
 use rusqlite::{Connection, ErrorCode, InterruptHandle};
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// What the connection has said in the end.
 type Told = rusqlite::Result<Vec<String>>;
 
-/// Comparisons, one at a time: each needs a copy of its database.
+/// Comparisons, one at a time: each keeps a copy of its database.
 #[derive(Default)]
 pub struct FullTexts {
     running: RefCell<Option<Running>>,
@@ -50,16 +50,15 @@ impl FullTexts {
         mut connection: Connection,
         stop: &Stop,
     ) -> io::Result<()> {
-        // A schema that can't be read is told by whoever looks at the pages.
-        let tables = virtual_tables(&connection).unwrap_or_default();
-        if tables.is_empty() {
+        let tables = virtual_tables(&connection);
+        if matches!(&tables, Ok(tables) if tables.is_empty()) {
             return Ok(());
         }
         self.end(stop)?;
         stop_when(&mut connection, stop).map_err(io::Error::other)?;
         let interrupt = connection.get_interrupt_handle();
         let (tell, told) = sync_channel(1);
-        std::thread::Builder::new().spawn(move || drop(tell.send(ask(&connection, &tables))))?;
+        std::thread::Builder::new().spawn(move || drop(tell.send(ask(&connection, tables))))?;
         let (source, path) = (source.to_owned(), path.to_owned());
         *self.running.borrow_mut() = Some(Running { source, path, corrupt, told, interrupt });
         Ok(())
@@ -68,6 +67,12 @@ impl FullTexts {
     /// Something that was begun isn't known to be done.
     pub fn is_running(&self) -> bool {
         self.running.borrow().is_some()
+    }
+
+    /// Waits for the comparison that is going on, if there is one, so that the room of its copy is free: whether there was one.
+    pub fn make_room(&self, stop: &Stop) -> io::Result<bool> {
+        let is_running = self.is_running();
+        self.end(stop).map(|()| is_running)
     }
 
     /// Waits for all that was begun. `Interrupted` soon after somebody asked to stop.
@@ -113,19 +118,25 @@ pub fn is_interrupted(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
 }
 
-/// They have no pages of their own (<https://sqlite.org/fileformat2.html#storage_of_the_sql_database_schema>).
 fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    let query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND coalesce(rootpage, 0) = 0";
+    let query = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'virtual'";
     let mut statement = connection.prepare(query)?;
     statement.query_map([], |row| row.get(0))?.collect()
 }
 
 /// SQLite from 3.44 on lets virtual tables check themselves: "malformed inverted index for FTS5 table main.t", or "unable
-/// to validate the inverted index for FTS5 table main.t: …". One whose module isn't built in says nothing.
-fn ask(connection: &Connection, tables: &[String]) -> Told {
+/// to validate the inverted index for FTS5 table main.t: …". One whose module isn't built in says nothing. Where the tables
+/// can't be named, the whole database is asked.
+fn ask(connection: &Connection, tables: rusqlite::Result<Vec<String>>) -> Told {
+    let Ok(tables) = tables else { return integrity_messages(connection) };
     let mut told = Vec::new();
     for table in tables {
-        told.extend(integrity_messages_of(connection, table)?);
+        match integrity_messages_of(connection, &table) {
+            Ok(messages) => told.extend(messages),
+            Err(error) if is_interrupted(&error) => return Err(error),
+            // Of the others something can be said all the same.
+            Err(error) => told.push(format!("{table}: {error}")),
+        }
     }
     Ok(told)
 }
@@ -167,6 +178,19 @@ mod tests {
             ("sound", ""),
             ("texts", "DELETE FROM \"od\"\"d_content\" WHERE id % 2 = 0;"),
             ("bounds", "DELETE FROM r_rowid WHERE rowid = 1;"),
+            // A name that isn't text, and a table that can't be opened, beside one that is damaged.
+            (
+                "unnamed",
+                "INSERT INTO sqlite_schema SELECT 'table', n, n, 0, 'CREATE VIRTUAL TABLE \"' || n || '\" USING nobody(x)'
+                    FROM (SELECT CAST(x'76ff' AS TEXT) AS n);
+                DELETE FROM \"od\"\"d_content\" WHERE id = 1;",
+            ),
+            (
+                "strange",
+                "CREATE VIRTUAL TABLE a USING fts5(x);
+                UPDATE sqlite_schema SET sql = 'CREATE VIRTUAL TABLE a USING fts5(x, nobody = 1)' WHERE name = 'a';
+                DELETE FROM \"od\"\"d_content\" WHERE id = 1;",
+            ),
         ] {
             drop(database(&scratch.path().join(name), &format!("{TEXTS}{damage}")));
             let connection = Connection::open(scratch.path().join(name)).unwrap();
@@ -175,7 +199,14 @@ mod tests {
         }
         let found = full_texts.wait(&stop).unwrap();
         let told: Vec<_> = found.iter().map(|found| (found.code.as_str(), found.path.as_str())).collect();
-        assert_eq!(told, [("s_fts_corrupt", "texts"), ("s_corrupt", "bounds")], "{found:?}");
+        let expected = [
+            ("s_fts_corrupt", "texts"),
+            ("s_corrupt", "bounds"),
+            ("s_fts_corrupt", "unnamed"),
+            ("s_fts_corrupt", "strange"),
+            ("s_corrupt", "strange"),
+        ];
+        assert_eq!(told, expected, "{found:?}");
         assert!(full_texts.wait(&stop).unwrap().is_empty() && !full_texts.is_running());
     }
 

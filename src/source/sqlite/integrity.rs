@@ -6,8 +6,8 @@ use std::path::Path;
 
 /// SQLite reports up to 100 problems; this many are enough to see what is wrong.
 const MESSAGES: usize = 10;
-/// Steps of SQLite's virtual machine between two looks at whether to stop: some milliseconds.
-const STEPS: i32 = 100_000;
+/// Steps of SQLite's virtual machine, or pages that it checks, between two looks at whether to stop: some milliseconds.
+const STEPS: i32 = 1000;
 
 /// Opens a database that nobody writes: nothing is locked, created or changed, also if its header says that it has a log.
 pub fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
@@ -22,7 +22,8 @@ pub fn escape(path: &str) -> String {
     path.replace('%', "%25").replace('?', "%3f").replace('#', "%23")
 }
 
-/// From here on whatever the connection does ends with `OperationInterrupted` soon after somebody asked to stop.
+/// From here on whatever the connection does ends with `OperationInterrupted` soon after somebody asked to stop. SQLite doesn't
+/// look up while it follows the pages of one long value, or a full-text index.
 pub fn stop_when(connection: &mut Connection, stop: &Stop) -> rusqlite::Result<()> {
     let stop = stop.clone();
     connection.progress_handler(STEPS, Some(move || stop.is_asked()))

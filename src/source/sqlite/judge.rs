@@ -80,7 +80,12 @@ pub fn judge_copy(
     }
     let copy = match file.on_disk() {
         Some(_) => None,
-        None => Some(copy_of(file, options.temporary_directory)?),
+        None => Some(match copy_of(file, options.temporary_directory) {
+            Err(error) if is_full(&error) && make_room(options)? => {
+                copy_of(file, options.temporary_directory)?
+            }
+            copied => copied?,
+        }),
     };
     let place = file.on_disk().or(copy.as_ref().map(NamedTempFile::path)).unwrap_or(Path::new(""));
     let connection = open_immutable(place);
@@ -88,8 +93,9 @@ pub fn judge_copy(
     opened(place)?;
     // From here on the copy has no name; SQLite keeps its descriptors.
     drop(copy);
-    if let Some((full_texts, Ok(connection))) = beside {
-        full_texts.begin((source, path, facts.corrupt), connection, &options.stop)?;
+    if let (Some((full_texts, beside)), Ok(_)) = (beside, &connection) {
+        let beside = beside.map_err(io::Error::other)?;
+        full_texts.begin((source, path, facts.corrupt), beside, &options.stop)?;
     }
     match connection.and_then(|connection| messages_of_pages(connection, &options.stop)) {
         Ok(messages) if messages.is_empty() => {}
@@ -107,6 +113,15 @@ fn messages_of_pages(mut connection: Connection, stop: &Stop) -> rusqlite::Resul
     integrity_messages(&connection)
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The copy of another database goes, if one is being read: whether there was one.
+fn make_room(options: &JudgeOptions<'_>) -> io::Result<bool> {
+    options.full_texts.map_or(Ok(false), |full_texts| full_texts.make_room(&options.stop))
+}
+
 /// Copies a stored database into a temporary file.
 fn copy_of(file: &dyn ReadAt, temporary_directory: &Path) -> io::Result<NamedTempFile> {
     let copy = tempfile::Builder::new().prefix(CHECK_PREFIX).tempfile_in(temporary_directory)?;
@@ -120,4 +135,75 @@ fn copy_of(file: &dyn ReadAt, temporary_directory: &Path) -> io::Result<NamedTem
         copy.as_file().write_all_at(&[1, 1], 18)?;
     }
     Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::judge_database;
+    use crate::format::Level;
+    use crate::progress::Stop;
+    use crate::source::interface::{JudgeOptions, Judgement, ReadAt};
+    use crate::source::sqlite::FullTexts;
+    use std::fs::File;
+    use std::io;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    /// A stored database that has no room beside another copy.
+    struct Crowded<'c> {
+        bytes: &'c [u8],
+        full_texts: &'c FullTexts,
+        has_room: bool,
+    }
+
+    impl ReadAt for Crowded<'_> {
+        fn size(&self) -> u64 {
+            self.bytes.len() as u64
+        }
+
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            self.bytes.read_exact_at(buffer, offset)
+        }
+
+        fn copy_to(&self, file: &File) -> io::Result<()> {
+            if self.full_texts.is_running() || !self.has_room {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            file.write_all_at(self.bytes, 0)
+        }
+
+        fn on_disk(&self) -> Option<&Path> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_copy_waits_for_room() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("a");
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        connection
+            .execute_batch("CREATE VIRTUAL TABLE f USING fts5(x); INSERT INTO f VALUES('a text')")
+            .unwrap();
+        drop(connection);
+        let bytes = std::fs::read(&path).unwrap();
+        let full_texts = FullTexts::default();
+        let options = JudgeOptions {
+            level: Level::Full,
+            full_texts: Some(&full_texts),
+            temporary_directory: scratch.path(),
+            stop: Stop::default(),
+        };
+        let mut judgement = Judgement::default();
+        let mut judge = |has_room| {
+            let file = Crowded { bytes: &bytes, full_texts: &full_texts, has_room };
+            judge_database(&mut judgement, "s", b"a", &file, &options)
+        };
+        judge(true).unwrap();
+        assert!(full_texts.is_running());
+        judge(true).unwrap();
+        assert_eq!(judge(false).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(full_texts.wait(&options.stop).unwrap().is_empty() && judgement.findings.is_empty());
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1, "only the database itself is left");
+    }
 }
