@@ -9,24 +9,29 @@ pub trait Progress: Sync {
     fn begin(&self, step: &str, total_bytes: Option<u64>);
     /// `bytes` more of the present step are done.
     fn advance(&self, bytes: u64);
-    /// The same wish to stop as `interrupted` tells, to be taken along.
-    fn stop(&self) -> Stop;
+    /// Whether the user asked to stop, to be taken along.
+    fn stop(&self) -> &Stop;
     /// True once the user asked to stop (a signal). Work returns an error at the next safe point.
-    fn interrupted(&self) -> bool;
+    fn interrupted(&self) -> bool {
+        self.stop().is_asked()
+    }
 }
 
 /// Whether the user asked to stop, for whoever can't hold on to a [`Progress`]: SQLite asks it in the middle of a query.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicUsize>);
+pub struct Stop(Option<Arc<AtomicUsize>>);
+
+/// Nobody asks.
+static NEVER: Stop = Stop(None);
 
 impl Stop {
     /// Watches a number that becomes a signal's.
     pub fn watching(signal: Arc<AtomicUsize>) -> Self {
-        Self(signal)
+        Self(Some(signal))
     }
 
     pub fn is_asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != 0
+        self.0.as_ref().is_some_and(|signal| signal.load(Ordering::Relaxed) != 0)
     }
 }
 
@@ -36,10 +41,7 @@ pub struct Silent;
 impl Progress for Silent {
     fn begin(&self, _step: &str, _total_bytes: Option<u64>) {}
     fn advance(&self, _bytes: u64) {}
-    fn stop(&self) -> Stop {
-        Stop::default()
-    }
-    fn interrupted(&self) -> bool {
-        false
+    fn stop(&self) -> &Stop {
+        &NEVER
     }
 }

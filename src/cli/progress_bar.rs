@@ -18,6 +18,7 @@ enum Face {
 pub struct Shown {
     face: Face,
     signal: Arc<AtomicUsize>,
+    stop: Stop,
 }
 
 impl Shown {
@@ -38,7 +39,8 @@ impl Shown {
             drop(signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize));
             drop(signal_hook::flag::register(number, Arc::clone(&asked)));
         }
-        Self { face, signal }
+        let stop = Stop::watching(Arc::clone(&signal));
+        Self { face, signal, stop }
     }
 
     /// Becomes the number of the signal that asks to stop.
@@ -96,11 +98,7 @@ impl Progress for Shown {
         }
     }
 
-    fn stop(&self) -> Stop {
-        Stop::watching(self.flag())
-    }
-
-    fn interrupted(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) != 0
+    fn stop(&self) -> &Stop {
+        &self.stop
     }
 }

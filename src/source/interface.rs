@@ -398,7 +398,7 @@ pub struct JudgeOptions<'a> {
     pub full_texts: Option<&'a FullTexts>,
     pub temporary_directory: &'a Path,
     /// Asked for in the middle of long queries. What is found once it was asked is worth nothing.
-    pub stop: Stop,
+    pub stop: &'a Stop,
 }
 
 /// A file's identity and change marks, for the entry.

@@ -161,9 +161,9 @@ fn prove_source(
     let Some(root) = &source.root else { return Ok(Found::default()) };
     progress.begin(&format!("judging {} ({})", source.name, level.name()), None);
     let files = RepositoryFiles::new(repository, source, root, level, progress);
-    let (full_texts, stop) = (FullTexts::default(), progress.stop());
-    let options =
-        JudgeOptions { level, full_texts: Some(&full_texts), temporary_directory, stop: stop.clone() };
+    let stop = progress.stop();
+    let full_texts = FullTexts::new(stop.clone());
+    let options = JudgeOptions { level, full_texts: Some(&full_texts), temporary_directory, stop };
     let unread = |error: io::Error| match error.downcast::<RepositoryError>() {
         Ok(error) => error,
         Err(error) => {
@@ -183,7 +183,7 @@ fn prove_source(
         progress.begin(&format!("comparing full-text indexes of {}", source.name), None);
     }
     // Also where nobody wants to know any more: the copy must be gone before another source's is made.
-    let about_texts = full_texts.wait(&stop);
+    let about_texts = full_texts.wait();
     RepositoryError::stop(progress)?;
     let about_texts = about_texts.map_err(unread)?;
     match judged {

@@ -585,11 +585,11 @@ impl Foreign {
     fn judge(place: &Path, level: Level) -> BTreeSet<String> {
         let foreign = Self { place: place.to_owned(), root: Self::entry(place) };
         let temporary_directory = &std::env::temp_dir();
-        let full_texts = FullTexts::default();
-        let stop = Stop::default();
+        let stop = &Stop::default();
+        let full_texts = FullTexts::new(stop.clone());
         let options = JudgeOptions { level, full_texts: Some(&full_texts), temporary_directory, stop };
         let judged = icecore::source::judge(SourceKind::Chroma, "store", &foreign, &options).unwrap();
-        let about_texts = full_texts.wait(&Stop::default()).unwrap();
+        let about_texts = full_texts.wait().unwrap();
         let findings = judged.findings.into_iter().chain(about_texts);
         findings.map(|found| found.code["store_".len()..].to_owned()).collect()
     }

@@ -365,11 +365,8 @@ impl icecore::progress::Progress for Meanwhile<'_> {
         }
     }
     fn advance(&self, _bytes: u64) {}
-    fn stop(&self) -> icecore::progress::Stop {
-        icecore::progress::Stop::default()
-    }
-    fn interrupted(&self) -> bool {
-        false
+    fn stop(&self) -> &icecore::progress::Stop {
+        icecore::progress::Progress::stop(&Silent)
     }
 }
 

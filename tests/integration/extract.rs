@@ -16,9 +16,7 @@ fn tree(scratch: &Scratch) {
     std::os::unix::fs::symlink("sub/text", tree.join("link")).unwrap();
     std::fs::hard_link(tree.join("sub/text"), tree.join("hard")).unwrap();
     put(&tree.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"not \xff utf-8")), "x");
-    let sparse = std::fs::File::create(tree.join("sparse")).unwrap();
-    sparse.set_len(5_000_000).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&sparse, b"island", 3_000_000).unwrap();
+    scratch.sparse("tree/sparse", 5_000_000, &[(3_000_000, b"island")]);
     for number in 0..3000 {
         scratch.file(&format!("tree/many/{number}"), number.to_string());
     }

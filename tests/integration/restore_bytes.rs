@@ -130,12 +130,8 @@ fn a_plain_file_is_written_block_by_block() {
 fn holes_stay_holes_and_become_holes_again() {
     let scratch = Scratch::new();
     scratch.init();
-    let path = scratch.file("tree/sparse", "");
-    let file = std::fs::File::options().write(true).open(&path).unwrap();
-    file.set_len(64 << 20).unwrap();
-    file.write_all_at(&noise(100_000, 1), 10 << 20).unwrap();
-    file.write_all_at(&noise(100_000, 2), 40 << 20).unwrap();
-    drop(file);
+    let islands: [(u64, &[u8]); 2] = [(10 << 20, &noise(100_000, 1)), (40 << 20, &noise(100_000, 2))];
+    let path = scratch.sparse("tree/sparse", 64 << 20, &islands);
     let stamp = scratch.backup(&["tree"]);
     let blocks = path.metadata().unwrap().blocks();
     let wanted = std::fs::read(&path).unwrap();

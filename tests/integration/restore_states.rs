@@ -183,10 +183,7 @@ fn trees_come_back_with_everything_that_the_file_system_keeps() {
         std::os::unix::fs::symlink("/nowhere", scratch.path("tree/link")).unwrap();
         std::fs::remove_file(scratch.path("tree/kind")).unwrap();
         run(Command::new("mkfifo").arg(scratch.path("tree/kind")));
-        let sparse = std::fs::File::create(scratch.path("tree/sparse")).unwrap();
-        sparse.set_len(50 << 20).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&sparse, b"middle", 20 << 20).unwrap();
-        drop(sparse);
+        scratch.sparse("tree/sparse", 50 << 20, &[(20 << 20, b"middle")]);
         scratch.file("tree/log.jsonl", "{\"whole\": 1}\n{\"not whole");
         if has("setfattr") {
             run(Command::new("setfattr").args(["-n", "user.mark", "-v", "x"]).arg(scratch.path("tree/a")));

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -35,6 +35,15 @@ impl Scratch {
         let path = self.path(below);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         put(&path, bytes);
+        path
+    }
+
+    /// Writes a file of so many bytes in which all but these islands, by where they begin, is a hole.
+    pub fn sparse(&self, below: &str, len: u64, islands: &[(u64, &[u8])]) -> PathBuf {
+        let path = self.file(below, "");
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(len).unwrap();
+        islands.iter().for_each(|(at, bytes)| file.write_all_at(bytes, *at).unwrap());
         path
     }
 

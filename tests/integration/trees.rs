@@ -83,14 +83,9 @@ fn owners_devices_and_acls_come_back() {
 fn sparse_files_stay_sparse() {
     let scratch = Scratch::new();
     scratch.init();
-    let path = scratch.file("tree/sparse", "");
-    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-    file.set_len(200 << 20).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &noise(300_000, 3), 50 << 20).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"tail", (200 << 20) - 4).unwrap();
-    drop(file);
-    let hole = scratch.file("tree/only a hole", "");
-    std::fs::OpenOptions::new().write(true).open(hole).unwrap().set_len(10 << 20).unwrap();
+    let len = 200 << 20;
+    scratch.sparse("tree/sparse", len, &[(50 << 20, &noise(300_000, 3)), (len - 4, b"tail")]);
+    scratch.sparse("tree/only a hole", 10 << 20, &[]);
     round_trip(&scratch);
     let restored = std::fs::metadata(scratch.path("out/tree/sparse")).unwrap();
     assert!(restored.blocks() * 512 < 2 << 20, "{} blocks", restored.blocks());
@@ -101,13 +96,10 @@ fn sparse_files_stay_sparse() {
 fn a_file_is_read_whole_as_by_position() {
     let scratch = Scratch::new();
     scratch.init();
-    let path = scratch.file("tree/sparse", "");
-    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-    file.set_len(20_000_000).unwrap();
-    for (at, len) in [(3_000_001, 2_500_000), (9_000_000, 100_000), (19_999_000, 1_000)] {
-        std::os::unix::fs::FileExt::write_all_at(&file, &noise(len, at), at).unwrap();
-    }
-    drop(file);
+    let islands = [(3_000_001, 2_500_000), (9_000_000, 100_000), (19_999_000, 1_000)];
+    let islands = islands.map(|(at, len)| (at, noise(len, at)));
+    let islands: Vec<(u64, &[u8])> = islands.iter().map(|(at, bytes)| (*at, bytes.as_slice())).collect();
+    scratch.sparse("tree/sparse", 20_000_000, &islands);
     scratch.file("tree/empty", "");
     scratch.file("tree/small", "hello");
     scratch.file("tree/twice the same", noise(1_500_000, 4).repeat(2));

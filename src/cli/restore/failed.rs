@@ -232,7 +232,10 @@ mod tests {
         let damaged = SaveError::Repository(RepositoryError::damaged("a pack", "it is short"));
         let hint = cannot_save(damaged, "m").hint.unwrap();
         assert!(
-            hint.contains("--no-pre-snapshot") && hint.contains("--reread") && !hint.contains("room"),
+            hint.contains("damaged there")
+                && hint.contains("--no-pre-snapshot")
+                && hint.contains("--reread")
+                && !hint.contains("room"),
             "{hint}"
         );
         let asked = SaveError::Repository(RepositoryError::Interrupted);

@@ -2,10 +2,11 @@
 //!
 //! That takes several times as long as all else that is asked of a database, and can't be divided.
 
-use super::integrity::{integrity_messages, integrity_messages_of, stop_when};
-use crate::format::{Finding, Severity};
+use super::integrity::{integrity_messages, integrity_messages_of, is_interrupted, stop_when};
+use crate::format::Finding;
 use crate::progress::Stop;
-use rusqlite::{Connection, ErrorCode, InterruptHandle};
+use crate::source::interface::Judgement;
+use rusqlite::{Connection, InterruptHandle};
 use std::cell::RefCell;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -18,10 +19,10 @@ const PATIENCE: Duration = Duration::from_millis(50);
 type Told = rusqlite::Result<Vec<String>>;
 
 /// Comparisons, one at a time: each keeps a copy of its database.
-#[derive(Default)]
 pub struct FullTexts {
+    stop: Stop,
     running: RefCell<Option<Running>>,
-    found: RefCell<Vec<Finding>>,
+    found: RefCell<Judgement>,
 }
 
 /// A database whose virtual tables are being asked.
@@ -42,20 +43,24 @@ impl Drop for Running {
 }
 
 impl FullTexts {
+    /// None yet. Whoever waits for one is told `Interrupted` soon after somebody asked to stop.
+    pub fn new(stop: Stop) -> Self {
+        Self { stop, running: RefCell::default(), found: RefCell::default() }
+    }
+
     /// Begins with all virtual tables of a database, once the one before is done. The database may lose its name, but not
     /// change.
     pub fn begin(
         &self,
         (source, path, corrupt): (&str, &[u8], &'static str),
         mut connection: Connection,
-        stop: &Stop,
     ) -> io::Result<()> {
         let tables = virtual_tables(&connection);
         if matches!(&tables, Ok(tables) if tables.is_empty()) {
             return Ok(());
         }
-        self.end(stop)?;
-        stop_when(&mut connection, stop).map_err(io::Error::other)?;
+        self.end()?;
+        stop_when(&mut connection, &self.stop).map_err(io::Error::other)?;
         let interrupt = connection.get_interrupt_handle();
         let (tell, told) = sync_channel(1);
         std::thread::Builder::new().spawn(move || drop(tell.send(ask(&connection, tables))))?;
@@ -70,21 +75,21 @@ impl FullTexts {
     }
 
     /// Waits for the comparison that is going on, if there is one, so that the room of its copy is free: whether there was one.
-    pub fn make_room(&self, stop: &Stop) -> io::Result<bool> {
+    pub fn make_room(&self) -> io::Result<bool> {
         let is_running = self.is_running();
-        self.end(stop).map(|()| is_running)
+        self.end().map(|()| is_running)
     }
 
-    /// Waits for all that was begun. `Interrupted` soon after somebody asked to stop.
-    pub fn wait(&self, stop: &Stop) -> io::Result<Vec<Finding>> {
-        self.end(stop)?;
-        Ok(self.found.take())
+    /// Waits for all that was begun.
+    pub fn wait(&self) -> io::Result<Vec<Finding>> {
+        self.end()?;
+        Ok(self.found.take().findings)
     }
 
-    fn end(&self, stop: &Stop) -> io::Result<()> {
+    fn end(&self) -> io::Result<()> {
         let Some(running) = self.running.take() else { return Ok(()) };
         let told = loop {
-            if stop.is_asked() {
+            if self.stop.is_asked() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             match running.told.recv_timeout(PATIENCE) {
@@ -100,22 +105,12 @@ impl FullTexts {
         };
         for (fact, messages) in [("fts_corrupt", about_texts), (running.corrupt, others)] {
             if !messages.is_empty() {
-                self.found.borrow_mut().push(Finding {
-                    code: format!("{}_{fact}", running.source),
-                    severity: Severity::Error,
-                    source: running.source.clone(),
-                    path: String::from_utf8_lossy(&running.path).into_owned(),
-                    detail: messages.join("; "),
-                });
+                let mut found = self.found.borrow_mut();
+                found.error(&running.source, fact, &running.path, messages.join("; "));
             }
         }
         Ok(())
     }
-}
-
-/// Somebody asked to stop.
-pub fn is_interrupted(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
 }
 
 fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
@@ -173,7 +168,7 @@ mod tests {
     #[test]
     fn each_table_is_asked_about_itself() {
         let scratch = tempfile::tempdir().unwrap();
-        let (full_texts, stop) = (FullTexts::default(), Stop::default());
+        let full_texts = FullTexts::new(Stop::default());
         for (name, damage) in [
             ("sound", ""),
             ("texts", "DELETE FROM \"od\"\"d_content\" WHERE id % 2 = 0;"),
@@ -195,9 +190,9 @@ mod tests {
             drop(database(&scratch.path().join(name), &format!("{TEXTS}{damage}")));
             let connection = Connection::open(scratch.path().join(name)).unwrap();
             std::fs::remove_file(scratch.path().join(name)).unwrap();
-            full_texts.begin(("s", name.as_bytes(), "corrupt"), connection, &stop).unwrap();
+            full_texts.begin(("s", name.as_bytes(), "corrupt"), connection).unwrap();
         }
-        let found = full_texts.wait(&stop).unwrap();
+        let found = full_texts.wait().unwrap();
         let told: Vec<_> = found.iter().map(|found| (found.code.as_str(), found.path.as_str())).collect();
         let expected = [
             ("s_fts_corrupt", "texts"),
@@ -207,17 +202,17 @@ mod tests {
             ("s_corrupt", "strange"),
         ];
         assert_eq!(told, expected, "{found:?}");
-        assert!(full_texts.wait(&stop).unwrap().is_empty() && !full_texts.is_running());
+        assert!(full_texts.wait().unwrap().is_empty() && !full_texts.is_running());
     }
 
     #[test]
     fn nobody_waits_who_was_asked_to_stop() {
         let scratch = tempfile::tempdir().unwrap();
         let signal = Arc::new(AtomicUsize::new(0));
-        let (full_texts, stop) = (FullTexts::default(), Stop::watching(Arc::clone(&signal)));
+        let full_texts = FullTexts::new(Stop::watching(Arc::clone(&signal)));
         let connection = database(&scratch.path().join("a"), TEXTS);
-        full_texts.begin(("s", b"a", "corrupt"), connection, &stop).unwrap();
+        full_texts.begin(("s", b"a", "corrupt"), connection).unwrap();
         signal.store(2, Ordering::Relaxed);
-        assert_eq!(full_texts.wait(&stop).unwrap_err().kind(), ErrorKind::Interrupted);
+        assert_eq!(full_texts.wait().unwrap_err().kind(), ErrorKind::Interrupted);
     }
 }

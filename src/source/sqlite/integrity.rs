@@ -1,7 +1,7 @@
 //! Asks SQLite whether a database that nobody writes is whole.
 
 use crate::progress::Stop;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::Path;
 
 /// SQLite reports up to 100 problems; this many are enough to see what is wrong.
@@ -27,6 +27,11 @@ pub fn escape(path: &str) -> String {
 pub fn stop_when(connection: &mut Connection, stop: &Stop) -> rusqlite::Result<()> {
     let stop = stop.clone();
     connection.progress_handler(STEPS, Some(move || stop.is_asked()))
+}
+
+/// Somebody asked to stop.
+pub fn is_interrupted(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
 }
 
 /// What `integrity_check` says besides "ok" about all there is.

@@ -1,8 +1,8 @@
 //! Proves that a stored database is whole.
 
-use super::full_text::is_interrupted;
+use super::full_text::FullTexts;
 use super::header::Header;
-use super::integrity::{integrity_messages, open_immutable, stop_when};
+use super::integrity::{integrity_messages, is_interrupted, open_immutable, stop_when};
 use super::modules::forget_virtual_tables;
 use crate::format::Level;
 use crate::progress::Stop;
@@ -95,9 +95,9 @@ pub fn judge_copy(
     drop(copy);
     if let (Some((full_texts, beside)), Ok(_)) = (beside, &connection) {
         let beside = beside.map_err(io::Error::other)?;
-        full_texts.begin((source, path, facts.corrupt), beside, &options.stop)?;
+        full_texts.begin((source, path, facts.corrupt), beside)?;
     }
-    match connection.and_then(|connection| messages_of_pages(connection, &options.stop)) {
+    match connection.and_then(|connection| messages_of_pages(connection, options.stop)) {
         Ok(messages) if messages.is_empty() => {}
         Ok(messages) => judgement.error(source, facts.corrupt, path, messages.join("; ")),
         Err(error) if is_interrupted(&error) => return Err(io::ErrorKind::Interrupted.into()),
@@ -119,7 +119,7 @@ fn is_full(error: &io::Error) -> bool {
 
 /// The copy of another database goes, if one is being read: whether there was one.
 fn make_room(options: &JudgeOptions<'_>) -> io::Result<bool> {
-    options.full_texts.map_or(Ok(false), |full_texts| full_texts.make_room(&options.stop))
+    options.full_texts.map_or(Ok(false), FullTexts::make_room)
 }
 
 /// Copies a stored database into a temporary file.
@@ -187,12 +187,12 @@ mod tests {
             .unwrap();
         drop(connection);
         let bytes = std::fs::read(&path).unwrap();
-        let full_texts = FullTexts::default();
+        let full_texts = FullTexts::new(Stop::default());
         let options = JudgeOptions {
             level: Level::Full,
             full_texts: Some(&full_texts),
             temporary_directory: scratch.path(),
-            stop: Stop::default(),
+            stop: &Stop::default(),
         };
         let mut judgement = Judgement::default();
         let mut judge = |has_room| {
@@ -203,7 +203,7 @@ mod tests {
         assert!(full_texts.is_running());
         judge(true).unwrap();
         assert_eq!(judge(false).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert!(full_texts.wait(&options.stop).unwrap().is_empty() && judgement.findings.is_empty());
+        assert!(full_texts.wait().unwrap().is_empty() && judgement.findings.is_empty());
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1, "only the database itself is left");
     }
 }

@@ -51,7 +51,7 @@ pub fn judge(
     let mut workspace = None;
     let database = files.open(DATABASE.as_bytes())?;
     judge_copy(judgement, (source, &FACTS), DATABASE.as_bytes(), &*database, options, &mut |copy| {
-        workspace = Some(open_workspace(copy, options.temporary_directory, &options.stop));
+        workspace = Some(open_workspace(copy, options.temporary_directory, options.stop));
         Ok(())
     })?;
     drop(database);
