@@ -15,7 +15,7 @@ import cbor2
 import zstandard
 from blake3 import blake3
 
-FORMATS, LENGTHS, ENCODINGS = range(1), ((32, 35), (35, 38), (38, 39)), (0, 1, 3, 5, 18, 20, 34, 36, 50, 52, 66, 68)
+FORMATS, LENGTHS, ENCODINGS = range(1), ((32, 35), (35, 38), (38, 39)), (0, 1, 3, 5, *(n << 4 | m for n in range(1, 5) for m in (2, 4, 6)))
 MAX_FILE = 1 << 30  # of what is read at once: the format sets no bound, but no file shall fill the memory
 PACK = r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}"
 STAMP, SOURCE, NAME = "[0-9]{8}T[0-9]{6}Z", "[a-z][a-z0-9_]*", rb"(?!\.{1,2}\Z)[^/\0]+"
@@ -24,8 +24,7 @@ SPECIAL = {FIFO: stat.S_IFIFO, CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK}
 LENGTH, WEIGHT, ROOT = struct.Struct("<32sI"), struct.Struct("<32sQ"), struct.Struct("<32sBQ")
 UINT, INT, OFFSET, OWNER = range(2**64), range(-(2**63), 2**63), range(2**63), range(2**32 - 1)
 ENTRY = {"n": bytes, "k": range(7), "m": range(0o10000), "u": OWNER, "g": OWNER, "t": INT, "z": OFFSET,
-         "l": (UINT, UINT, UINT), "x": [(bytes, bytes)], "s": bytes, "r": UINT, "h": [(UINT, UINT)],
-         "c": bytes, "q": bytes}  # fmt: skip
+         "l": (UINT, UINT, UINT), "x": [(bytes, bytes)], "s": bytes, "r": UINT, "h": [(UINT, UINT)], "c": bytes, "q": bytes}
 ABSENT = {"n": b"", "k": FILE, "m": 0, "u": 0, "g": 0, "t": 0, "z": 0, "x": [], "s": b"", "r": 0, "c": b""}
 
 
@@ -72,8 +71,7 @@ def parse_entry(fields, what):
 
 def parse_pairs(data, layout, total, what):
     pairs = list(decode(layout.iter_unpack, data, what))
-    counts = [count for _, count in pairs]
-    check(all(counts) and sum(counts) == total, f"{what}: a list doesn't add up to {total}")
+    check(all(n for _, n in pairs) and sum(n for _, n in pairs) == total, f"{what}: a list doesn't add up to {total}")
     return pairs
 
 
@@ -100,15 +98,21 @@ def planes(data, size):
     return bytes(result)
 
 
-def runs(data, size):
-    end = 2 + 4 * struct.unpack_from("<H", data)[0]
-    length, places = struct.unpack_from("<I", data, end)[0], list(struct.iter_unpack("<HH", data[2:end]))
-    part, floats, parts = data[end + 4 : end + 4 + length], 4 * sum(words for _, words in places), []
-    rest = part if length == size - floats else unzip(part, max(size - floats, 0))
-    rest, words = memoryview(rest), memoryview(planes(data[end + 4 + length :], min(floats, size)))
+def runs(data, size, base=None):
+    """Runs of floats between what is told apart from them; or runs of bytes that replace those of a base."""
+    end, unit, parts = 2 + 4 * struct.unpack_from("<H", data)[0], 4 if base is None else 1, []
+    places = list(struct.iter_unpack("<HH", data[2:end]))
+    total, part = min(unit * sum(count for _, count in places), size), data[end:]
+    if base is None:
+        length = struct.unpack_from("<I", part)[0]
+        rest, run = part[4 : 4 + length], memoryview(planes(part[4 + length :], total))
+        base = rest if length == size - total else unzip(rest, size - total)
+    else:
+        run = memoryview(part if len(part) == total else unzip(part, total))
     for gap, count in places:
-        parts, rest, words = [*parts, rest[:gap], words[: 4 * count]], rest[gap:], words[4 * count :]
-    return b"".join([*parts, rest])
+        parts, skipped = [*parts, base[:gap], run[: unit * count]], 0 if unit == 4 else count
+        base, run = memoryview(base)[gap + skipped :], run[unit * count :]
+    return b"".join([*parts, base])
 
 
 class Repository:
@@ -132,12 +136,8 @@ class Repository:
     def find(self, where, pattern):
         return sorted(path for path in glob.iglob(where, root_dir=self.path) if re.fullmatch(pattern, path))
 
-    def list(self):
-        check(all([attempt(self.show, stamp) for stamp in self.stamps]), "not all snapshots could be read")
-
     def show(self, stamp):
-        manifest = self.snapshot(stamp)
-        if manifest:
+        if manifest := self.snapshot(stamp):
             names = ",".join(source["name"] for source in manifest["sources"])
             say(f"{stamp}  {manifest.get('profile')}  {manifest.get('kind')}  {names}", sys.stdout)
 
@@ -195,10 +195,9 @@ class Repository:
         try:
             data = self.open(read(path, offset, stored), begin + bytes([encoding]) + b"".join(bases), False, path)
             if encoding & 15 == 4:
-                mask = int.from_bytes(prefix[:plain].ljust(plain, b"\0"))
-                return (int.from_bytes(unzip(data, plain)) ^ mask).to_bytes(plain)
-            apart = {3: planes, 5: runs}.get(encoding)
-            return apart(data, plain) if apart else unzip(data, plain, prefix) if encoding else data
+                return bytes(one ^ other for one, other in zip(unzip(data, plain), prefix.ljust(plain, b"\0")))
+            apart, base = {3: planes, 5: runs, 6: runs}.get(encoding & 15), [prefix] if bases else []
+            return apart(data, plain, *base) if apart else unzip(data, plain, prefix) if encoding else data
         except (zstandard.ZstdError, struct.error, ValueError, TypeError):
             return None
 
@@ -285,7 +284,8 @@ def main(arguments):
             case ["-h" | "--help"]:
                 print(__doc__.strip())
             case [path]:
-                Repository(path).list()
+                repository = Repository(path)
+                check(all([attempt(repository.show, stamp) for stamp in repository.stamps]), "not all could be read")
             case [path, stamp, target]:
                 Repository(path).restore(stamp, target)
             case _:

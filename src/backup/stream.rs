@@ -27,7 +27,7 @@ impl<'r> Stream<'r> {
 
     /// These come next again, before what is to come.
     pub fn give_back(&mut self, bytes: &[u8]) {
-        self.back.splice(..0, bytes.iter().copied());
+        self.back = [bytes, &self.back].concat();
     }
 }
 

@@ -13,12 +13,15 @@ pub enum Method {
     Zstd,
     /// One zstd frame whose prefix is the concatenation of the bases.
     Delta,
-    /// One zstd frame of the chunk's bytes, each XORed with the byte of the concatenated bases at its place.
+    /// One zstd frame of the chunk's bytes, each XORed with the byte of the concatenated bases at its place. Read only: `Patch` is
+    /// written instead.
     Xor,
     /// The bytes at places equal modulo four apart, each of the four planes as it is or as a zstd frame.
     Planes,
     /// Runs of numbers by planes, apart from what lies between them.
     Runs,
+    /// The concatenated bases, in which runs of bytes are replaced.
+    Patch,
 }
 
 /// The encoding byte: low nibble the method, high nibble the number of bases (0 to 4).
@@ -54,6 +57,7 @@ impl Encoding {
             Method::Planes => 3,
             Method::Xor => 4,
             Method::Runs => 5,
+            Method::Patch => 6,
         };
         self.bases << 4 | method
     }
@@ -67,11 +71,12 @@ impl Encoding {
             3 => Method::Planes,
             4 => Method::Xor,
             5 => Method::Runs,
+            6 => Method::Patch,
             other => return Err(FormatError::invalid("chunk record", format!("unknown encoding {other}"))),
         };
         let bases = byte >> 4;
-        let fits =
-            if matches!(method, Method::Delta | Method::Xor) { (1..=4).contains(&bases) } else { bases == 0 };
+        let is_difference = matches!(method, Method::Delta | Method::Xor | Method::Patch);
+        let fits = if is_difference { (1..=4).contains(&bases) } else { bases == 0 };
         if fits {
             Ok(Self { method, bases })
         } else {

@@ -134,7 +134,7 @@ pub fn encode_all(kind: PackKind, plains: &[&[u8]], bases: &[Cow<'_, Bases>]) ->
                 let own = bases.prefixes.clone().into_boxed_slice();
                 let encoding = |method| Encoding::difference(method, own.len());
                 if let (Some(encoding), Some(stored)) =
-                    (encoding(Method::Xor), codec::encode_xor(plain, &bases.bytes, most))
+                    (encoding(Method::Patch), codec::encode_patch(plain, &bases.bytes, most))
                 {
                     return Some(Encoded { encoding, bases: own, stored });
                 }

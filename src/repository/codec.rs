@@ -1,6 +1,6 @@
 //! From a chunk's bytes to its stored bytes and back.
 
-use super::{float_runs, planes};
+use super::{float_runs, patch, planes};
 use crate::format::{Encoding, Method};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -10,13 +10,11 @@ use zstd::zstd_safe::{CCtx, CParameter, DCtx, ParamSwitch};
 const ZSTD_LEVEL: i32 = 1;
 /// A level at which zstd looks for repetitions so rarely that it finds none.
 const NO_SEARCH: i32 = -1000;
-/// zstd's smallest table of positions, and one for input that needs little: 2^6 and 2^11 entries.
+/// zstd's smallest table of positions, and one for short input: 2^6 and 2^11 entries.
 const LEAST_TABLE: u32 = 6;
 const SMALL_TABLE: u32 = 11;
 /// A longer chunk is judged by this much of its middle first.
 const PROBE_BYTES: usize = 4096;
-/// Little differs if it is at most this part of all words (1/16).
-const LITTLE: usize = 16;
 /// Planes that save a fifth of a whole chunk are better than those of runs in it.
 const STRONG: (usize, usize) = (4, 5);
 /// Compression is kept where it saves at least this part (1/32, about 3 %).
@@ -24,7 +22,7 @@ const WORTH: usize = 32;
 thread_local! {
     static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
     static ENTROPY_CODER: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
-    static ZEROS_CODER: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
+    static LITTLE_CODER: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
 }
 
@@ -85,11 +83,10 @@ fn code_entropy(plain: &[u8]) -> Option<Vec<u8>> {
     ENTROPY_CODER.with_borrow_mut(|slot| compress_by(slot, &parameters, plain, plain.len()))
 }
 
-/// Compresses bytes of which nearly all are zeros, if that takes at most `most` bytes: a small table of positions finds them, and is
-/// cleared sooner.
-fn code_zeros(plain: &[u8], most: usize) -> Option<Vec<u8>> {
+/// Compresses few bytes, if they get shorter: a small table of positions is cleared sooner.
+fn compress_little(plain: &[u8]) -> Option<Vec<u8>> {
     let parameters = [CParameter::CompressionLevel(ZSTD_LEVEL), CParameter::HashLog(SMALL_TABLE)];
-    ZEROS_CODER.with_borrow_mut(|slot| compress_by(slot, &parameters, plain, most))
+    LITTLE_CODER.with_borrow_mut(|slot| compress_by(slot, &parameters, plain, plain.len()))
 }
 
 /// Compresses by a context that is made with these parameters when it is first needed.
@@ -153,7 +150,7 @@ pub fn decode(encoding: Encoding, stored: Cow<'_, [u8]>, plain_len: u32) -> Resu
         Method::Runs => {
             float_runs::decode(&stored, plain_len as usize, &|part, len| decompress(part, &[], len))?.into()
         }
-        Method::Delta | Method::Xor => return Err("a difference without its bases".into()),
+        Method::Delta | Method::Xor | Method::Patch => return Err("a difference without its bases".into()),
     };
     exactly(plain, plain_len)
 }
@@ -166,6 +163,9 @@ pub fn decode_difference(
     plain_len: u32,
 ) -> Result<Vec<u8>, String> {
     let plain = match method {
+        Method::Patch => {
+            patch::decode(stored, base, plain_len as usize, &|part, len| decompress(part, &[], len))?
+        }
         Method::Xor => {
             let mut plain = decompress(stored, &[], plain_len as usize)?;
             plain.iter_mut().zip(base).for_each(|(byte, base)| *byte ^= base);
@@ -178,20 +178,8 @@ pub fn decode_difference(
 
 /// A chunk in which little differs from a base of the same length, byte for byte: several times cheaper than looking for what
 /// is equal.
-pub fn encode_xor(plain: &[u8], base: &[u8], most: usize) -> Option<Vec<u8>> {
-    if plain.len() != base.len() {
-        return None;
-    }
-    let ((words, rest), (base_words, base_rest)) = (plain.as_chunks::<8>(), base.as_chunks::<8>());
-    let pairs = words.iter().zip(base_words);
-    let differing: usize = pairs.map(|(word, base)| usize::from(word != base)).sum();
-    if differing + usize::from(rest != base_rest) > plain.len() / (8 * LITTLE) {
-        return None;
-    }
-    let differences: Vec<u8> = plain.iter().zip(base).map(|(byte, base)| byte ^ base).collect();
-    let stored = code_zeros(&differences, most)?;
-    let reads_back = decode_difference(Method::Xor, &stored, base, plain.len() as u32);
-    reads_back.is_ok_and(|again| again == plain).then_some(stored)
+pub fn encode_patch(plain: &[u8], base: &[u8], most: usize) -> Option<Vec<u8>> {
+    patch::encode(plain, base, most, &compress_little, &|part, len| decompress(part, &[], len))
 }
 
 fn exactly(plain: Cow<'_, [u8]>, plain_len: u32) -> Result<Cow<'_, [u8]>, String> {
@@ -217,7 +205,7 @@ fn decompress(stored: &[u8], base: &[u8], capacity: usize) -> Result<Vec<u8>, St
 
 #[cfg(test)]
 mod tests {
-    use super::{DeltaEncoder, decode, decode_difference, encode, encode_xor};
+    use super::{DeltaEncoder, decode, decode_difference, encode, encode_patch};
     use crate::format::{Encoding, Method};
     use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
@@ -259,6 +247,7 @@ mod tests {
             drop(decode(Encoding::RUNS, stored.as_slice().into(), len));
             drop(decode_difference(Method::Delta, &stored, &base, len));
             drop(decode_difference(Method::Xor, &stored, &base, len));
+            drop(decode_difference(Method::Patch, &stored, &base, len));
         }
     }
 
@@ -316,17 +305,26 @@ mod tests {
         assert_eq!(encode(&again).0, Encoding::ZSTD);
     }
 
+    /// As earlier builds wrote it.
     #[test]
-    fn few_changes_in_place_are_xored() {
+    fn what_was_xored_reads_back() {
+        let (base, plain) = (floats(500), floats(501)[4..].to_vec());
+        let mixed: Vec<u8> = plain.iter().zip(&base).map(|(byte, base)| byte ^ base).collect();
+        let stored = super::compress(&mixed).unwrap();
+        assert_eq!(decode_difference(Method::Xor, &stored, &base, plain.len() as u32).unwrap(), plain);
+    }
+
+    #[test]
+    fn few_changes_in_place_are_a_patch() {
         let base = floats(20_000);
         let mut plain = base.clone();
         (0..40).for_each(|number| plain[number * 1900] ^= 0x5a);
-        let stored = encode_xor(&plain, &base, 2000).unwrap();
+        let stored = encode_patch(&plain, &base, 2000).unwrap();
         assert!(stored.len() < 400, "{}", stored.len());
-        assert_eq!(decode_difference(Method::Xor, &stored, &base, plain.len() as u32).unwrap(), plain);
-        assert!(encode_xor(&plain, &base, 20).is_none(), "longer than wanted");
-        assert!(encode_xor(&plain[1..], &base, 2000).is_none(), "another length");
-        assert!(encode_xor(&plain[4..], &base[..base.len() - 4], 80_000).is_none(), "moved");
+        assert_eq!(decode_difference(Method::Patch, &stored, &base, plain.len() as u32).unwrap(), plain);
+        assert!(encode_patch(&plain, &base, 20).is_none(), "longer than wanted");
+        assert!(encode_patch(&plain[1..], &base, 2000).is_none(), "another length");
+        assert!(encode_patch(&plain[4..], &base[..base.len() - 4], 80_000).is_none(), "moved");
     }
 
     #[test]

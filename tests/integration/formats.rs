@@ -1,7 +1,8 @@
 //! Repositories of every format that was ever frozen can be read.
 
-use crate::support::{Scratch, describe, document, files_below};
+use crate::support::{Scratch, describe, document, files_below, python, run};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/repositories")
@@ -14,9 +15,7 @@ fn every_format_has_a_repository_that_comes_back() {
         assert!(fixture.is_dir(), "format {format} has no fixture in {}", fixtures().display());
         let scratch = Scratch::new();
         let repo = scratch.path("repo");
-        crate::support::run(
-            std::process::Command::new("cp").arg("-r").arg(fixture.join("repository")).arg(&repo),
-        );
+        run(Command::new("cp").arg("-r").arg(fixture.join("repository")).arg(&repo));
         scratch.ok(["check", "--read-data"]);
         scratch.ok(["validate", "--all"]);
         let list = scratch.ok(["list"]);
@@ -34,6 +33,12 @@ fn every_format_has_a_repository_that_comes_back() {
                     .collect()
             };
             assert!(bytes(&out) == bytes(&expected), "{stamp} of format {format}");
+            if let Some(python) = python() {
+                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/extract.py");
+                let by_script = scratch.path(&format!("{stamp}-by-script"));
+                run(Command::new(python).arg(script).arg(&repo).arg(stamp).arg(&by_script));
+                assert!(bytes(&by_script) == bytes(&expected), "{stamp} of format {format}, by the script");
+            }
             assert_eq!(describe(&out, false).len(), describe(&expected, false).len());
         }
         // It takes new snapshots and gives up old ones.
