@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod cores;
 pub mod crypto;
+pub mod differing;
 pub mod flow;
 pub mod format;
 pub mod hold;

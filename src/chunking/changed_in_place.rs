@@ -1,13 +1,11 @@
 //! Whether a chunk that changed in places still ends where it did, told from the bytes about what changed.
 
 use super::content_defined::{Cuts, Cutter, Sizes};
+use crate::differing::{WORD, differing_words};
 use std::ops::Range;
 
 /// The hash at a byte knows this many bytes up to it: it has 64 bits, and each byte pushes one of them out.
 const WINDOW: usize = 64;
-const WORD: usize = 8;
-/// Bytes that are compared at once; only where they differ words are looked at.
-const BLOCK: usize = 256;
 
 impl Cutter {
     /// `next` says of `now` what it said of `before`, which went on too: the length of `before`. False where only `next` can tell.
@@ -23,15 +21,8 @@ impl Cutter {
         }
         let is_quiet = |range: &Range<usize>| self.first_cut(now, range.clone()) == range.len();
         let mut changed: Option<Range<usize>> = None;
-        let words = |block: usize, was: &[u8], is: &[u8]| {
-            let words = was.as_chunks::<WORD>().0.iter().zip(is.as_chunks::<WORD>().0).enumerate();
-            let differing = words.filter(|(_, (was, is))| was != is);
-            differing.map(|(number, _)| block * BLOCK + number * WORD).collect::<Vec<_>>()
-        };
-        let blocks = before.chunks(BLOCK).zip(now.chunks(BLOCK)).enumerate();
-        let differing = blocks.filter(|(_, (was, is))| was != is);
-        for word in differing.flat_map(|(block, (was, is))| words(block, was, is)) {
-            let (from, to) = (word.saturating_sub(WINDOW).max(min), word + WORD + WINDOW);
+        for word in differing_words(before, now).filter(|word| word.len() == WORD) {
+            let (from, to) = (word.start.saturating_sub(WINDOW).max(min), word.end + WINDOW);
             changed = match changed {
                 _ if to <= min => None,
                 Some(range) if from <= range.end => Some(range.start..to),

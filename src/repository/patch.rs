@@ -4,11 +4,10 @@
 //! behind another, as they are or as a zstd frame. Behind the last run the base goes on.
 
 use super::planes::{Compress, Decompress};
+use crate::differing::differing_words;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// So many bytes are compared at once.
-const BLOCK: usize = 64;
 /// What a run takes in the list. Fewer equal bytes between two runs are cheaper told again.
 const PLACE: usize = 4;
 /// Runs are few if they are at most this part of the chunk (1/16); more is better searched for what moved.
@@ -21,29 +20,24 @@ const FARTHEST: usize = u16::MAX as usize;
 /// Where the two, of the same length, differ; `None` if that is more than few bytes.
 fn find(plain: &[u8], base: &[u8]) -> Option<Vec<Range<usize>>> {
     let (mut runs, mut total): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
-    let mut note = |at: usize| {
-        match runs.last_mut() {
-            Some(run) if at <= run.end + PLACE => {
-                total += at + 1 - run.end;
-                run.end = at + 1;
-            }
-            _ => {
-                total += 1;
-                runs.push(at..at + 1);
+    for word in differing_words(plain, base) {
+        for at in word.filter(|at| plain.get(*at) != base.get(*at)) {
+            match runs.last_mut() {
+                Some(run) if at <= run.end + PLACE => {
+                    total += at + 1 - run.end;
+                    run.end = at + 1;
+                }
+                _ => {
+                    total += 1;
+                    runs.push(at..at + 1);
+                }
             }
         }
-        total <= plain.len() / FEW
-    };
-    let ((blocks, rest), (base_blocks, base_rest)) = (plain.as_chunks::<BLOCK>(), base.as_chunks::<BLOCK>());
-    let blocks = blocks.iter().zip(base_blocks).enumerate();
-    for (number, (now, was)) in blocks.filter(|(_, (now, was))| now != was) {
-        let bytes = now.iter().zip(was).enumerate().filter(|(_, (now, was))| now != was);
-        if !bytes.map(|(at, _)| number * BLOCK + at).all(&mut note) {
+        if total > plain.len() / FEW {
             return None;
         }
     }
-    let bytes = rest.iter().zip(base_rest).enumerate().filter(|(_, (now, was))| now != was);
-    bytes.map(|(at, _)| plain.len() - rest.len() + at).all(&mut note).then_some(runs)
+    Some(runs)
 }
 
 /// The chunk as a patch of `base`, if that takes at most `most` bytes and reads back.

@@ -1,6 +1,7 @@
 //! A file that was compared with what is to take its place, and what makes it that.
 
 use super::interface::{file_id, mtime_ns};
+use crate::differing::differing_words;
 use crate::format::FileState;
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -73,9 +74,6 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// Bytes that are looked at together, and if they differ by these parts.
-    const BLOCK: usize = 256;
-    const WORD: usize = 8;
     /// Equal bytes between two runs that are cheaper to put again than a run more.
     const GAP: usize = 16;
     /// More than this part of a chunk is no patch (1/4).
@@ -90,21 +88,15 @@ impl Patch {
         }
         let mut runs: Vec<(usize, usize)> = Vec::new();
         let mut total = 0;
-        let blocks = from.chunks(Self::BLOCK).zip(to.chunks(Self::BLOCK)).enumerate();
-        for (block, (was, now)) in blocks.filter(|(_, (was, now))| was != now) {
-            let words = was.chunks(Self::WORD).zip(now.chunks(Self::WORD)).enumerate();
-            for (word, (_, now)) in words.filter(|(_, (was, now))| was != now) {
-                let start = block * Self::BLOCK + word * Self::WORD;
-                let end = start + now.len();
-                match runs.last_mut() {
-                    Some((begin, len)) if start <= *begin + *len + Self::GAP => {
-                        total += end - (*begin + *len);
-                        *len = end - *begin;
-                    }
-                    _ => {
-                        total += now.len();
-                        runs.push((start, now.len()));
-                    }
+        for word in differing_words(from, to) {
+            match runs.last_mut() {
+                Some((begin, len)) if word.start <= *begin + *len + Self::GAP => {
+                    total += word.end - (*begin + *len);
+                    *len = word.end - *begin;
+                }
+                _ => {
+                    total += word.len();
+                    runs.push((word.start, word.len()));
                 }
             }
             if total > to.len() / Self::MOST {

@@ -1,0 +1,51 @@
+//! Where bytes differ from others.
+
+use std::ops::Range;
+
+/// Bytes that are compared at once; only where they differ words are looked at.
+const BLOCK: usize = 256;
+
+/// A word's bytes.
+pub const WORD: usize = 8;
+
+/// The words, counted from the beginning, in which the two differ, in order. The last may be shorter; what only one of them has isn't
+/// looked at.
+pub fn differing_words<'b>(one: &'b [u8], other: &'b [u8]) -> impl Iterator<Item = Range<usize>> + 'b {
+    let len = one.len().min(other.len());
+    let [one, other] = [one, other].map(|bytes| bytes.get(..len).unwrap_or_default());
+    let blocks = one.chunks(BLOCK).zip(other.chunks(BLOCK)).enumerate();
+    blocks.filter(|(_, (one, other))| one != other).flat_map(|(block, (one, other))| {
+        let words = one.chunks(WORD).zip(other.chunks(WORD)).enumerate();
+        words.filter(|(_, (one, other))| one != other).map(move |(word, (one, _))| {
+            let start = block * BLOCK + word * WORD;
+            start..start + one.len()
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{WORD, differing_words};
+    use proptest::prelude::{any, prop, proptest};
+
+    proptest! {
+        #[test]
+        fn each_byte_that_differs_is_in_a_word(
+            one in prop::collection::vec(any::<u8>(), 0..1200), longer in 0usize..300,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 0..9),
+        ) {
+            let mut other = one.clone();
+            for (at, by) in changes.iter().filter(|_| !one.is_empty()) {
+                other[at.index(one.len())] ^= by;
+            }
+            let differing: Vec<usize> = (0..one.len()).filter(|at| one[*at] != other[*at]).collect();
+            let mut words: Vec<usize> = differing.iter().map(|at| at / WORD * WORD).collect();
+            words.dedup();
+            other.resize(one.len() + longer, 7);
+            let found: Vec<_> = differing_words(&one, &other).collect();
+            assert_eq!(found.iter().map(|word| word.start).collect::<Vec<_>>(), words);
+            assert!(found.iter().all(|word| word.end == (word.start + WORD).min(one.len())));
+            assert_eq!(differing_words(&other, &one).collect::<Vec<_>>(), found);
+        }
+    }
+}
