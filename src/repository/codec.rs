@@ -144,12 +144,8 @@ pub fn decode(encoding: Encoding, stored: Cow<'_, [u8]>, plain_len: u32) -> Resu
     let plain = match encoding.method {
         Method::Raw => stored,
         Method::Zstd => decompress(&stored, &[], plain_len as usize)?.into(),
-        Method::Planes => {
-            planes::decode(&stored, plain_len as usize, &|part, len| decompress(part, &[], len))?.into()
-        }
-        Method::Runs => {
-            float_runs::decode(&stored, plain_len as usize, &|part, len| decompress(part, &[], len))?.into()
-        }
+        Method::Planes => planes::decode(&stored, plain_len as usize, &decompress_part)?.into(),
+        Method::Runs => float_runs::decode(&stored, plain_len as usize, &decompress_part)?.into(),
         Method::Delta | Method::Xor | Method::Patch => return Err("a difference without its bases".into()),
     };
     exactly(plain, plain_len)
@@ -163,9 +159,7 @@ pub fn decode_difference(
     plain_len: u32,
 ) -> Result<Vec<u8>, String> {
     let plain = match method {
-        Method::Patch => {
-            patch::decode(stored, base, plain_len as usize, &|part, len| decompress(part, &[], len))?
-        }
+        Method::Patch => patch::decode(stored, base, plain_len as usize, &decompress_part)?,
         Method::Xor => {
             let mut plain = decompress(stored, &[], plain_len as usize)?;
             plain.iter_mut().zip(base).for_each(|(byte, base)| *byte ^= base);
@@ -179,7 +173,7 @@ pub fn decode_difference(
 /// A chunk in which little differs from a base of the same length, byte for byte: several times cheaper than looking for what
 /// is equal.
 pub fn encode_patch(plain: &[u8], base: &[u8], most: usize) -> Option<Vec<u8>> {
-    patch::encode(plain, base, most, &compress_little, &|part, len| decompress(part, &[], len))
+    patch::encode(plain, base, most, &compress_little, &decompress_part)
 }
 
 fn exactly(plain: Cow<'_, [u8]>, plain_len: u32) -> Result<Cow<'_, [u8]>, String> {
@@ -188,6 +182,10 @@ fn exactly(plain: Cow<'_, [u8]>, plain_len: u32) -> Result<Cow<'_, [u8]>, String
     } else {
         Err(format!("decodes to {} bytes instead of {plain_len}", plain.len()))
     }
+}
+
+fn decompress_part(part: &[u8], len: usize) -> Result<Vec<u8>, String> {
+    decompress(part, &[], len)
 }
 
 fn decompress(stored: &[u8], base: &[u8], capacity: usize) -> Result<Vec<u8>, String> {

@@ -120,17 +120,22 @@ pub fn encode(plain: &[u8], code_words: Compress<'_>, code_rest: Compress<'_>) -
     Some(stored)
 }
 
+/// A list of runs (how many, u16; the gap before each and its length, u16 each), and what is stored behind it; `None` if it is cut short.
+pub fn places(stored: &[u8]) -> Option<(impl Iterator<Item = (usize, usize)> + Clone, &[u8])> {
+    let (count, after) = stored.split_first_chunk()?;
+    let (list, after) = after.split_at_checked(4 * usize::from(u16::from_le_bytes(*count)))?;
+    let pair =
+        |[a, b, c, d]: &[u8; 4]| [[*a, *b], [*c, *d]].map(|bytes| usize::from(u16::from_le_bytes(bytes)));
+    Some((list.as_chunks().0.iter().map(pair).map(|[gap, len]| (gap, len)), after))
+}
+
 /// Puts runs and rest together again: `len` bytes, or fewer where the list of runs doesn't fit.
 pub fn decode(stored: &[u8], len: usize, decompress: Decompress<'_>) -> Result<Vec<u8>, String> {
     let short = || "runs: cut short".to_owned();
-    let (count, after) = stored.split_first_chunk().ok_or_else(short)?;
-    let (list, after) =
-        after.split_at_checked(WORD * usize::from(u16::from_le_bytes(*count))).ok_or_else(short)?;
+    let (runs, after) = places(stored).ok_or_else(short)?;
+    let runs = runs.map(|(gap, words)| (gap, WORD * words));
     let (part_len, after) = after.split_first_chunk().ok_or_else(short)?;
     let (part, planes) = after.split_at_checked(u32::from_le_bytes(*part_len) as usize).ok_or_else(short)?;
-    let runs = list.as_chunks::<WORD>().0.iter().map(|[a, b, c, d]| {
-        (usize::from(u16::from_le_bytes([*a, *b])), WORD * usize::from(u16::from_le_bytes([*c, *d])))
-    });
     let floats: usize = runs.clone().map(|(_, bytes)| bytes).sum();
     let wanted = len.checked_sub(floats).ok_or("runs: longer than the chunk")?;
     let rest = if part.len() == wanted { Cow::Borrowed(part) } else { Cow::Owned(decompress(part, wanted)?) };

@@ -3,6 +3,7 @@
 //! Stored: how many runs there are (u16); of each the bytes before it that are the base's, and its own (u16 each); the runs' bytes, one
 //! behind another, as they are or as a zstd frame. Behind the last run the base goes on.
 
+use super::float_runs::places;
 use super::planes::{Compress, Decompress};
 use crate::differing::differing_words;
 use std::borrow::Cow;
@@ -99,12 +100,7 @@ fn apply(
     if base.len() != len {
         return Err(format!("patch: of {} bytes for a chunk of {len}", base.len()));
     }
-    let (count, after) = stored.split_first_chunk().ok_or_else(short)?;
-    let (list, part) =
-        after.split_at_checked(PLACE * usize::from(u16::from_le_bytes(*count))).ok_or_else(short)?;
-    let runs = list.as_chunks::<PLACE>().0.iter().map(|[a, b, c, d]| {
-        (usize::from(u16::from_le_bytes([*a, *b])), usize::from(u16::from_le_bytes([*c, *d])))
-    });
+    let (runs, part) = places(stored).ok_or_else(short)?;
     let total: usize = runs.clone().map(|(_, len)| len).sum();
     if total > len {
         return Err("patch: longer than the chunk".into());
