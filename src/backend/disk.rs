@@ -2,9 +2,11 @@
 
 use super::direct;
 use nix::fcntl::{Flock, FlockArg};
+use rustix::buffer::spare_capacity;
+use rustix::io::{pread, retry_on_intr};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -86,17 +88,23 @@ impl Disk for RealDisk {
     }
 
     fn read_range(&self, path: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
+        let file = File::open(path)?;
         let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let end = offset.checked_add(len).ok_or_else(short)?;
         if end > file.metadata()?.len() {
             return Err(short());
         }
+        let len = usize::try_from(len).map_err(|_| short())?;
         // Not zeroed first: that would cost as much as the reading.
-        let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(|_| short())?);
-        file.seek(SeekFrom::Start(offset))?;
-        file.take(len).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 == len { Ok(bytes) } else { Err(short()) }
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            if retry_on_intr(|| pread(&file, spare_capacity(&mut bytes), at))? == 0 {
+                return Err(short());
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
     }
 
     fn read_range_anew(&self, path: &Path, offset: u64, len: u64) -> io::Result<Vec<u8>> {

@@ -13,6 +13,7 @@ mod s3;
 mod ssh;
 pub mod wire;
 
+pub use direct::Aligned;
 pub use disk::{Disk, DiskFile, DiskItem, DiskLock, RealDisk};
 pub use interface::{Backend, BackendError, ErrorKind, Lock, LockGuard, LockKind, Piece, hash_anew};
 pub use limit::Limit;

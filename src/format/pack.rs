@@ -56,7 +56,7 @@ impl Pack {
 
     /// Appends trailer, its length and the closing magic number to the chunks in `bytes`.
     pub fn end(&self, bytes: &mut Vec<u8>) {
-        Self::end_with(&self.trailer(), bytes);
+        bytes.extend_from_slice(&Self::end_with(self.trailer()));
     }
 
     /// The trailer's bytes.
@@ -66,11 +66,11 @@ impl Pack {
         trailer
     }
 
-    /// As `end`, with a trailer as it is to be stored.
-    pub fn end_with(trailer: &[u8], bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(trailer);
-        bytes.extend_from_slice(&(trailer.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(TAIL);
+    /// What comes behind the last chunk, from a trailer as it is to be stored.
+    pub fn end_with(mut trailer: Vec<u8>) -> Vec<u8> {
+        trailer.extend_from_slice(&(trailer.len() as u32).to_le_bytes());
+        trailer.extend_from_slice(TAIL);
+        trailer
     }
 
     /// How many bytes before the foot the trailer takes, read from the last `FOOT_LEN` bytes of a pack.

@@ -34,6 +34,13 @@ pub fn encode(plain: &[u8]) -> (Encoding, Vec<u8>) {
     };
     let by_planes = |worth| checked(Encoding::PLANES, planes::encode(plain, worth, &code_entropy));
     let by_zstd = || checked(Encoding::ZSTD, compress(plain));
+    let or_planes = |zstd: Option<Vec<u8>>, planes: planes::Estimate, of: usize| {
+        // What the sample's planes would save of the whole.
+        let len = zstd.as_ref().map_or(plain.len(), Vec::len);
+        let are_shorter = is_worth(planes.bytes, of) && planes.bytes * plain.len() < len * of;
+        let by_planes = if are_shorter { by_planes(planes.worth) } else { None };
+        by_planes.or_else(|| checked(Encoding::ZSTD, zstd))
+    };
     // The sample's planes are the chunk's only if it begins at a multiple of four.
     let from = (plain.len() / 2).saturating_sub(PROBE_BYTES / 2) / 4 * 4;
     let encoded = match plain.get(from..).and_then(|rest| rest.get(..PROBE_BYTES)) {
@@ -47,11 +54,10 @@ pub fn encode(plain: &[u8]) -> (Encoding, Vec<u8>) {
                 && let Some(stored) = float_runs::encode(plain, &code_entropy, &compress)
             {
                 checked(Encoding::RUNS, Some(stored)).or_else(by_zstd)
+            } else if are_worth || compress(probe).is_some_and(|stored| is_worth(stored.len(), probe.len())) {
+                or_planes(compress(plain), planes, probe.len())
             } else {
-                let zstd = compress(probe).map_or(probe.len(), |stored| stored.len());
-                let is_better = planes.bytes < zstd && are_worth;
-                let by_planes = if is_better { by_planes(planes.worth) } else { None };
-                by_planes.or_else(|| if is_worth(zstd, probe.len()) { by_zstd() } else { None })
+                None
             }
         }
     };
@@ -301,6 +307,18 @@ mod tests {
         // A row that was written again and again is better told by zstd.
         let again = plain[..3000].repeat(8);
         assert_eq!(encode(&again).0, Encoding::ZSTD);
+    }
+
+    #[test]
+    fn small_numbers_go_by_planes_and_rows_of_them_by_zstd() {
+        let noise = floats(4096);
+        let numbers: Vec<u8> = noise.iter().flat_map(|byte| u32::from(*byte).to_le_bytes()).collect();
+        let (encoding, stored) = encode(&numbers);
+        assert_eq!(encoding, Encoding::PLANES);
+        assert!(stored.len() * 100 < numbers.len() * 28, "{} of {}", stored.len(), numbers.len());
+        assert_eq!(decode(encoding, stored.as_slice().into(), numbers.len() as u32).unwrap(), numbers);
+        let rows = numbers[..2048].repeat(32);
+        assert_eq!(encode(&rows).0, Encoding::ZSTD);
     }
 
     /// As earlier builds wrote it.

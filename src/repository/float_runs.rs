@@ -98,7 +98,8 @@ pub fn encode(plain: &[u8], code_words: Compress<'_>, code_rest: Compress<'_>) -
     if floats < plain.len() / WORTH || repeat(plain, &runs) {
         return None;
     }
-    let mut stored = u16::try_from(runs.len()).ok()?.to_le_bytes().to_vec();
+    let mut stored = Vec::with_capacity(plain.len());
+    stored.extend_from_slice(&u16::try_from(runs.len()).ok()?.to_le_bytes());
     let (mut rest, mut words) = (Vec::with_capacity(plain.len() - floats), Vec::with_capacity(floats));
     let mut at = 0;
     for run in &runs {

@@ -7,6 +7,7 @@ use super::open::Repository;
 use super::open_pack::OpenPack;
 use super::pack_lane::ToLane;
 use super::unlisted::Unlisted;
+use crate::backend::Aligned;
 use crate::crypto::SealedFile;
 use crate::format::{ChunkRecord, ChunkRef, Encoding, IndexedPack, Key, Pack, PackKind};
 use crate::id::{Id, Naming};
@@ -15,12 +16,8 @@ use crate::stamp::now_nanos;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-const DATA_PACK_BYTES: usize = 32 << 20;
-const TREE_PACK_BYTES: usize = 4 << 20;
 /// Buffers of packs that are kept for the next ones.
 const MOST_SPARE: usize = 2;
-/// A pack of small chunks is closed by their number, so that no trailer grows large.
-const MOST_RECORDS: usize = 1 << 16;
 
 /// What a run has added to the repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,7 +83,7 @@ pub struct ChunkWriter<'r> {
     pub(super) adopting: Mutex<()>,
     pub(super) written: Mutex<Written>,
     /// Buffers of packs that are written: new ones would have to be given by the system, page by page.
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<Aligned>>,
     pub(super) to_lane: Arc<ToLane>,
     /// What went wrong first. A chunk that was claimed may then be in no pack: nothing that was kept counts any more.
     failed: Mutex<Option<RepositoryError>>,
@@ -102,7 +99,7 @@ impl<'r> ChunkWriter<'r> {
         if trust == Trust::Nothing {
             repository.backend().read_anew();
         }
-        let open = |kind| Mutex::new(OpenPack::new(kind, Vec::new()));
+        let open = |kind| Mutex::new(OpenPack::new(kind, None));
         Self {
             repository,
             trust,
@@ -200,14 +197,14 @@ impl<'r> ChunkWriter<'r> {
     }
 
     fn append(&self, kind: PackKind, record: ChunkRecord, stored: &[u8]) -> Result<(), RepositoryError> {
-        let (open, limit) = match kind {
-            PackKind::Data => (&self.data, DATA_PACK_BYTES),
-            PackKind::Tree => (&self.tree, TREE_PACK_BYTES),
+        let open = match kind {
+            PackKind::Data => &self.data,
+            PackKind::Tree => &self.tree,
         };
         lock(&self.written).count(kind, &record);
         let mut pack = lock(open);
         pack.add(record, stored);
-        if pack.bytes.len() < limit && pack.content.records.len() < MOST_RECORDS {
+        if !pack.is_full() {
             return Ok(());
         }
         let full = self.replace(&mut pack);
@@ -219,8 +216,7 @@ impl<'r> ChunkWriter<'r> {
     }
 
     fn replace(&self, pack: &mut OpenPack) -> OpenPack {
-        let spare = lock(&self.spare).pop().unwrap_or_default();
-        let next = OpenPack::new(pack.content.kind, spare);
+        let next = OpenPack::new(pack.content.kind, lock(&self.spare).pop());
         std::mem::replace(pack, next)
     }
 
@@ -256,7 +252,7 @@ impl<'r> ChunkWriter<'r> {
             chunks_end = pack.bytes.len();
             id = self.end(&mut pack)?;
         }
-        let OpenPack { content: Pack { kind, records }, mut bytes, .. } = pack;
+        let OpenPack { content: Pack { kind, records }, bytes, .. } = pack;
         self.repository.backend().put(&Key::Pack(id).path(), &bytes)?;
         {
             let mut written = lock(&self.written);
@@ -265,7 +261,6 @@ impl<'r> ChunkWriter<'r> {
         }
         let indexed = IndexedPack { pack: id, kind, records };
         self.repository.index()?.add(&indexed, bytes.len() as u64);
-        bytes.clear();
         let mut spare = lock(&self.spare);
         if spare.len() < MOST_SPARE {
             spare.push(bytes);
@@ -284,7 +279,7 @@ impl<'r> ChunkWriter<'r> {
     /// Appends the trailer; returns the name.
     fn end(&self, pack: &mut OpenPack) -> Result<Id, RepositoryError> {
         let trailer = self.repository.seal_file(SealedFile::Trailer, pack.content.trailer())?;
-        Pack::end_with(&trailer, &mut pack.bytes);
+        pack.bytes.extend_from_slice(&Pack::end_with(trailer));
         Ok(pack.name())
     }
 

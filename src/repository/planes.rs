@@ -5,6 +5,7 @@
 //! is a zstd frame.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::LazyLock;
 
 /// How many planes there are.
@@ -14,6 +15,10 @@ const GROUP: usize = 16;
 const HEAD_BYTES: usize = 4 * PLANES;
 /// A plane is said to compress below this many bits per byte: in a short sample even noise seems to have less than eight.
 const WORTH_BITS: f32 = 7.4;
+thread_local! {
+    /// A chunk's planes, until they are stored.
+    static APART: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Compresses, or says that it isn't worth it.
 pub type Compress<'c> = &'c dyn Fn(&[u8]) -> Option<Vec<u8>>;
@@ -52,11 +57,14 @@ static WEIGHTS: LazyLock<Vec<f32>> = LazyLock::new(|| (0..=1024).map(weight).col
 
 /// Judges a sample by the entropy of each plane.
 pub fn estimate(sample: &[u8]) -> Estimate {
-    let mut counts = [[0u32; 256]; PLANES];
-    for quad in sample.chunks_exact(PLANES) {
-        for (count, byte) in counts.iter_mut().zip(quad) {
-            if let Some(count) = count.get_mut(usize::from(*byte)) {
-                *count += 1;
+    // Words in turn: where a byte comes again at once, the second count would wait for the first.
+    let mut counts = [[[0u32; 256]; PLANES]; 2];
+    for quads in sample.as_chunks::<PLANES>().0.chunks(counts.len()) {
+        for (counts, quad) in counts.iter_mut().zip(quads) {
+            for (count, byte) in counts.iter_mut().zip(quad) {
+                if let Some(count) = count.get_mut(usize::from(*byte)) {
+                    *count += 1;
+                }
             }
         }
     }
@@ -64,10 +72,11 @@ pub fn estimate(sample: &[u8]) -> Estimate {
     let weight = |count: usize| WEIGHTS.get(count).copied().unwrap_or_else(|| weight(count));
     // Side by side: one sum alone waits for each of its additions.
     let mut sums = [0f32; PLANES];
-    let [a, b, c, d] = &counts;
-    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
-        for (sum, count) in sums.iter_mut().zip([a, b, c, d]) {
-            *sum += weight(*count as usize);
+    let [[a, b, c, d], [e, f, g, h]] = &counts;
+    let pairs = a.iter().zip(e).zip(b.iter().zip(f)).zip(c.iter().zip(g)).zip(d.iter().zip(h));
+    for (((a, b), c), d) in pairs {
+        for (sum, (one, other)) in sums.iter_mut().zip([a, b, c, d]) {
+            *sum += weight((one + other) as usize);
         }
     }
     let entropies = sums.map(|sum| (total as f32).log2() - sum / total as f32);
@@ -113,13 +122,20 @@ fn split(plain: &[u8], planes: &mut [u8]) {
 
 /// Encodes by planes, those compressed that are `worth` it; `None` if they are too long for that.
 pub fn encode(plain: &[u8], worth: [bool; PLANES], compress: Compress<'_>) -> Option<Vec<u8>> {
-    let mut planes = vec![0; plain.len()];
-    split(plain, &mut planes);
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + plain.len());
+    APART.with_borrow_mut(|planes| {
+        planes.resize(plain.len(), 0);
+        split(plain, planes);
+        store(planes, worth, compress)
+    })
+}
+
+/// Stores planes that lie one behind another.
+fn store(planes: &[u8], worth: [bool; PLANES], compress: Compress<'_>) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + planes.len());
     bytes.resize(HEAD_BYTES, 0);
-    let mut rest = planes.as_slice();
+    let mut rest = planes;
     for (number, worth) in (0..PLANES).zip(worth) {
-        let (plane, after) = rest.split_at_checked(plane_len(plain.len(), number))?;
+        let (plane, after) = rest.split_at_checked(plane_len(planes.len(), number))?;
         let shorter = if worth { compress(plane) } else { None };
         let stored = shorter.as_deref().filter(|shorter| shorter.len() < plane.len()).unwrap_or(plane);
         bytes.extend_from_slice(stored);
