@@ -15,10 +15,13 @@ pub fn differing_words<'b>(one: &'b [u8], other: &'b [u8]) -> impl Iterator<Item
     let [one, other] = [one, other].map(|bytes| bytes.get(..len).unwrap_or_default());
     let blocks = one.chunks(BLOCK).zip(other.chunks(BLOCK)).enumerate();
     blocks.filter(|(_, (one, other))| one != other).flat_map(|(block, (one, other))| {
-        let words = one.chunks(WORD).zip(other.chunks(WORD)).enumerate();
-        words.filter(|(_, (one, other))| one != other).map(move |(word, (one, _))| {
+        // Words of a known length are compared as numbers.
+        let ((one, last), (other, last_of_other)) = (one.as_chunks::<WORD>(), other.as_chunks::<WORD>());
+        let whole = one.iter().zip(other).map(|(one, other)| (one != other, WORD));
+        let words = whole.chain([(last != last_of_other, last.len())]).enumerate();
+        words.filter(|(_, (differ, _))| *differ).map(move |(word, (_, len))| {
             let start = block * BLOCK + word * WORD;
-            start..start + one.len()
+            start..start + len
         })
     })
 }

@@ -84,7 +84,13 @@ impl Bases {
             parts.push((*prefix, part));
         }
         // Nobody knows the bases' whole ids here: what they make proves them.
-        let joined = parts.iter().map(|(_, (plain, _))| plain.as_slice()).collect::<Vec<_>>().concat();
+        let joined: Cow<'_, [u8]> = match parts.as_slice() {
+            [(_, (only, _))] => only.into(),
+            several => {
+                let plains: Vec<&[u8]> = several.iter().map(|(_, (plain, _))| plain.as_slice()).collect();
+                plains.concat().into()
+            }
+        };
         let again =
             repository.open_chunk(id.prefix(), &location, repository.read_stored(&location)?.into())?;
         let (method, plain_len) = (location.encoding.method, location.plain_len);
@@ -214,7 +220,12 @@ impl Repository {
         for prefix in &location.bases {
             let missing = || self.damaged_at(location, "the base of a delta is missing");
             let (mut plain, _) = self.read_whole(*prefix, choice)?.ok_or_else(missing)?;
-            joined.append(&mut plain);
+            // Most have one.
+            if joined.is_empty() {
+                joined = plain;
+            } else {
+                joined.append(&mut plain);
+            }
         }
         codec::decode_difference(location.encoding.method, stored, &joined, location.plain_len)
             .map_err(|detail| self.damaged_at(location, detail))
