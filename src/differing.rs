@@ -26,9 +26,34 @@ pub fn differing_words<'b>(one: &'b [u8], other: &'b [u8]) -> impl Iterator<Item
     })
 }
 
+/// Puts ranges, which are in order, together where at most `gap` bytes lie between them; `None` if that makes more than `most` bytes.
+pub fn runs_of(
+    ranges: impl Iterator<Item = Range<usize>>,
+    gap: usize,
+    most: usize,
+) -> Option<Vec<Range<usize>>> {
+    let (mut runs, mut total): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
+    for range in ranges {
+        match runs.last_mut() {
+            Some(run) if range.start <= run.end + gap => {
+                total += range.end - run.end;
+                run.end = range.end;
+            }
+            _ => {
+                total += range.len();
+                runs.push(range);
+            }
+        }
+        if total > most {
+            return None;
+        }
+    }
+    Some(runs)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{WORD, differing_words};
+    use super::{WORD, differing_words, runs_of};
     use proptest::prelude::{any, prop, proptest};
 
     proptest! {
@@ -49,6 +74,27 @@ mod tests {
             assert_eq!(found.iter().map(|word| word.start).collect::<Vec<_>>(), words);
             assert!(found.iter().all(|word| word.end == (word.start + WORD).min(one.len())));
             assert_eq!(differing_words(&other, &one).collect::<Vec<_>>(), found);
+        }
+
+        #[test]
+        fn ranges_that_lie_near_are_one_run(
+            steps in prop::collection::vec((0usize..12, 1usize..9), 0..20), gap in 0usize..12,
+        ) {
+            let mut end = 0;
+            let mut next = |(step, len): &(usize, usize)| {
+                let start = end + step;
+                end = start + len;
+                start..end
+            };
+            let ranges: Vec<_> = steps.iter().map(&mut next).collect();
+            let is_apart = |at: &usize| *at == 0 || ranges[*at].start - ranges[at - 1].end > gap;
+            let firsts: Vec<usize> = (0..ranges.len()).filter(is_apart).collect();
+            let behind = firsts.iter().skip(1).copied().chain([ranges.len()]);
+            let runs: Vec<_> =
+                firsts.iter().zip(behind).map(|(first, behind)| ranges[*first].start..ranges[behind - 1].end).collect();
+            let total: usize = runs.iter().map(|run| run.len()).sum();
+            assert_eq!(runs_of(ranges.iter().cloned(), gap, total), Some(runs));
+            assert!(total == 0 || runs_of(ranges.iter().cloned(), gap, total - 1).is_none());
         }
     }
 }

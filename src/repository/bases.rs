@@ -32,6 +32,9 @@ pub(super) enum Choice {
     Proven(usize),
 }
 
+/// A whole copy of a chunk, and how long it is as stored.
+type Whole = (Vec<u8>, u32);
+
 /// Whole chunks, proven when they were read.
 #[derive(Default, Clone)]
 pub struct Bases {
@@ -78,19 +81,9 @@ impl Bases {
             self.push(id.prefix(), Arc::clone(&plain), location.stored_len);
             return Ok(Some(plain));
         }
-        let mut parts = Vec::with_capacity(location.bases.len());
-        for prefix in &location.bases {
-            let Some(part) = repository.read_whole(*prefix, Choice::First)? else { return Ok(None) };
-            parts.push((*prefix, part));
-        }
+        let Some(parts) = repository.read_bases(&location, Choice::First)? else { return Ok(None) };
         // Nobody knows the bases' whole ids here: what they make proves them.
-        let joined: Cow<'_, [u8]> = match parts.as_slice() {
-            [(_, (only, _))] => only.into(),
-            several => {
-                let plains: Vec<&[u8]> = several.iter().map(|(_, (plain, _))| plain.as_slice()).collect();
-                plains.concat().into()
-            }
-        };
+        let joined = joined(&parts);
         let again =
             repository.open_chunk(id.prefix(), &location, repository.read_stored(&location)?.into())?;
         let (method, plain_len) = (location.encoding.method, location.plain_len);
@@ -98,8 +91,8 @@ impl Bases {
         let Some(plain) = plain.filter(|plain| repository.naming().id_of(plain) == *id) else {
             return Ok(None);
         };
-        for (prefix, (base, stored_len)) in parts {
-            self.push(prefix, Arc::new(base), stored_len);
+        for (prefix, (base, stored_len)) in location.bases.iter().zip(parts) {
+            self.push(*prefix, Arc::new(base), stored_len);
         }
         Ok(Some(Arc::new(plain)))
     }
@@ -121,6 +114,14 @@ impl Bases {
     fn most(&self, kind: PackKind, plain_len: usize) -> usize {
         let whole = plain_len as u64 * self.stored_bytes / (self.bytes.len() as u64).max(1);
         (whole / worth(kind)) as usize
+    }
+}
+
+/// The bytes of bases one behind another. Most differences have one, which isn't copied.
+fn joined(parts: &[Whole]) -> Cow<'_, [u8]> {
+    match parts {
+        [(only, _)] => only.into(),
+        several => several.iter().map(|(plain, _)| plain.as_slice()).collect::<Vec<_>>().concat().into(),
     }
 }
 
@@ -162,11 +163,7 @@ pub fn encode_all(kind: PackKind, plains: &[&[u8]], bases: &[Cow<'_, Bases>]) ->
 impl Repository {
     /// A whole copy of a chunk whose id begins like this, and how long it is as stored. It is not proven: what is made of it has
     /// to be. `None` if there is none.
-    pub(super) fn read_whole(
-        &self,
-        prefix: u64,
-        choice: Choice,
-    ) -> Result<Option<(Vec<u8>, u32)>, RepositoryError> {
+    pub(super) fn read_whole(&self, prefix: u64, choice: Choice) -> Result<Option<Whole>, RepositoryError> {
         let mut whole = self.index()?.find_all(prefix);
         whole.retain(|location| !location.encoding.is_difference());
         let nth = if let Choice::Proven(nth) = choice { nth } else { 0 };
@@ -199,6 +196,11 @@ impl Repository {
         }
     }
 
+    /// The bases of a difference, in order, as `read_whole` gives them; `None` if there is one without a copy.
+    fn read_bases(&self, location: &Location, choice: Choice) -> Result<Option<Vec<Whole>>, RepositoryError> {
+        location.bases.iter().map(|prefix| self.read_whole(*prefix, choice)).collect()
+    }
+
     /// How many whole copies there are of chunks whose ids begin like this.
     pub(super) fn whole_copies(&self, prefix: u64) -> Result<usize, RepositoryError> {
         let here = self.index()?.find_all(prefix);
@@ -216,18 +218,9 @@ impl Repository {
         stored: &[u8],
         choice: Choice,
     ) -> Result<Vec<u8>, RepositoryError> {
-        let mut joined = Vec::new();
-        for prefix in &location.bases {
-            let missing = || self.damaged_at(location, "the base of a delta is missing");
-            let (mut plain, _) = self.read_whole(*prefix, choice)?.ok_or_else(missing)?;
-            // Most have one.
-            if joined.is_empty() {
-                joined = plain;
-            } else {
-                joined.append(&mut plain);
-            }
-        }
-        codec::decode_difference(location.encoding.method, stored, &joined, location.plain_len)
+        let missing = || self.damaged_at(location, "the base of a delta is missing");
+        let parts = self.read_bases(location, choice)?.ok_or_else(missing)?;
+        codec::decode_difference(location.encoding.method, stored, &joined(&parts), location.plain_len)
             .map_err(|detail| self.damaged_at(location, detail))
     }
 }

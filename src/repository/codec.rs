@@ -34,13 +34,6 @@ pub fn encode(plain: &[u8]) -> (Encoding, Vec<u8>) {
     };
     let by_planes = |worth| checked(Encoding::PLANES, planes::encode(plain, worth, &code_entropy));
     let by_zstd = || checked(Encoding::ZSTD, compress(plain));
-    let or_planes = |zstd: Option<Vec<u8>>, planes: planes::Estimate, of: usize| {
-        // What the sample's planes would save of the whole.
-        let len = zstd.as_ref().map_or(plain.len(), Vec::len);
-        let are_shorter = is_worth(planes.bytes, of) && planes.bytes * plain.len() < len * of;
-        let by_planes = if are_shorter { by_planes(planes.worth) } else { None };
-        by_planes.or_else(|| checked(Encoding::ZSTD, zstd))
-    };
     // The sample's planes are the chunk's only if it begins at a multiple of four.
     let from = (plain.len() / 2).saturating_sub(PROBE_BYTES / 2) / 4 * 4;
     let encoded = match plain.get(from..).and_then(|rest| rest.get(..PROBE_BYTES)) {
@@ -55,7 +48,12 @@ pub fn encode(plain: &[u8]) -> (Encoding, Vec<u8>) {
             {
                 checked(Encoding::RUNS, Some(stored)).or_else(by_zstd)
             } else if are_worth || compress(probe).is_some_and(|stored| is_worth(stored.len(), probe.len())) {
-                or_planes(compress(plain), planes, probe.len())
+                let zstd = compress(plain);
+                let len = zstd.as_ref().map_or(plain.len(), Vec::len);
+                // What the sample's planes would take of the whole.
+                let are_shorter = are_worth && planes.bytes * plain.len() < len * probe.len();
+                let by_planes = if are_shorter { by_planes(planes.worth) } else { None };
+                by_planes.or_else(|| checked(Encoding::ZSTD, zstd))
             } else {
                 None
             }

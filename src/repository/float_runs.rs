@@ -4,8 +4,8 @@
 //! Stored: how many runs there are (u16); of each the bytes before it that are in none, and its words (u16 each); the length of what is
 //! in no run as stored (u32); that, as it is or as a zstd frame; the planes of all runs, one behind another.
 
-use super::planes::{self, Compress, Decompress};
-use std::borrow::Cow;
+use super::parts::{Compress, Decompress, list_of, places, shortest, whole};
+use super::planes;
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -98,36 +98,24 @@ pub fn encode(plain: &[u8], code_words: Compress<'_>, code_rest: Compress<'_>) -
     if floats < plain.len() / WORTH || repeat(plain, &runs) {
         return None;
     }
-    let mut stored = Vec::with_capacity(plain.len());
-    stored.extend_from_slice(&u16::try_from(runs.len()).ok()?.to_le_bytes());
+    let mut list = Vec::with_capacity(runs.len());
     let (mut rest, mut words) = (Vec::with_capacity(plain.len() - floats), Vec::with_capacity(floats));
     let mut at = 0;
     for run in &runs {
-        let numbers = [run.start - at, run.len() / WORD];
-        for number in numbers {
-            stored.extend_from_slice(&u16::try_from(number).ok()?.to_le_bytes());
-        }
+        list.push((run.start - at, run.len() / WORD));
         rest.extend_from_slice(plain.get(at..run.start)?);
         words.extend_from_slice(plain.get(run.clone())?);
         at = run.end;
     }
     rest.extend_from_slice(plain.get(at..)?);
-    let shorter = code_rest(&rest).filter(|shorter| shorter.len() < rest.len());
-    let rest = shorter.as_ref().unwrap_or(&rest);
+    let rest = shortest(&rest, code_rest(&rest));
+    let mut stored = list_of(&list)?;
+    stored.reserve(plain.len());
     stored.extend_from_slice(&u32::try_from(rest.len()).ok()?.to_le_bytes());
-    stored.extend_from_slice(rest);
+    stored.extend_from_slice(&rest);
     let sample = words.get(..SAMPLE_BYTES).unwrap_or(&words);
     stored.extend_from_slice(&planes::encode(&words, planes::estimate(sample).worth, code_words)?);
     Some(stored)
-}
-
-/// A list of runs (how many, u16; the gap before each and its length, u16 each), and what is stored behind it; `None` if it is cut short.
-pub fn places(stored: &[u8]) -> Option<(impl Iterator<Item = (usize, usize)> + Clone, &[u8])> {
-    let (count, after) = stored.split_first_chunk()?;
-    let (list, after) = after.split_at_checked(4 * usize::from(u16::from_le_bytes(*count)))?;
-    let pair =
-        |[a, b, c, d]: &[u8; 4]| [[*a, *b], [*c, *d]].map(|bytes| usize::from(u16::from_le_bytes(bytes)));
-    Some((list.as_chunks().0.iter().map(pair).map(|[gap, len]| (gap, len)), after))
 }
 
 /// Puts runs and rest together again: `len` bytes, or fewer where the list of runs doesn't fit.
@@ -139,7 +127,7 @@ pub fn decode(stored: &[u8], len: usize, decompress: Decompress<'_>) -> Result<V
     let (part, planes) = after.split_at_checked(u32::from_le_bytes(*part_len) as usize).ok_or_else(short)?;
     let floats: usize = runs.clone().map(|(_, bytes)| bytes).sum();
     let wanted = len.checked_sub(floats).ok_or("runs: longer than the chunk")?;
-    let rest = if part.len() == wanted { Cow::Borrowed(part) } else { Cow::Owned(decompress(part, wanted)?) };
+    let rest = whole(part, wanted, decompress)?;
     let words = planes::decode(planes, floats, decompress)?;
     let (mut rest, mut words, mut plain) = (&*rest, words.as_slice(), Vec::with_capacity(len));
     for (gap, bytes) in runs {

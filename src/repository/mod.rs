@@ -21,6 +21,7 @@ mod open;
 mod open_pack;
 mod pack_lane;
 mod pack_writer;
+mod parts;
 mod patch;
 mod planes;
 mod presence;

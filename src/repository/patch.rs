@@ -3,10 +3,8 @@
 //! Stored: how many runs there are (u16); of each the bytes before it that are the base's, and its own (u16 each); the runs' bytes, one
 //! behind another, as they are or as a zstd frame. Behind the last run the base goes on.
 
-use super::float_runs::places;
-use super::planes::{Compress, Decompress};
-use crate::differing::differing_words;
-use std::borrow::Cow;
+use super::parts::{Compress, Decompress, list_of, places, shortest, whole};
+use crate::differing::{differing_words, runs_of};
 use std::ops::Range;
 
 /// What a run takes in the list. Fewer equal bytes between two runs are cheaper told again.
@@ -20,25 +18,8 @@ const FARTHEST: usize = u16::MAX as usize;
 
 /// Where the two, of the same length, differ; `None` if that is more than few bytes.
 fn find(plain: &[u8], base: &[u8]) -> Option<Vec<Range<usize>>> {
-    let (mut runs, mut total): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
-    for word in differing_words(plain, base) {
-        for at in word.filter(|at| plain.get(*at) != base.get(*at)) {
-            match runs.last_mut() {
-                Some(run) if at <= run.end + PLACE => {
-                    total += at + 1 - run.end;
-                    run.end = at + 1;
-                }
-                _ => {
-                    total += 1;
-                    runs.push(at..at + 1);
-                }
-            }
-        }
-        if total > plain.len() / FEW {
-            return None;
-        }
-    }
-    Some(runs)
+    let bytes = differing_words(plain, base).flatten().filter(|at| plain.get(*at) != base.get(*at));
+    runs_of(bytes.map(|at| at..at + 1), PLACE, plain.len() / FEW)
 }
 
 /// The chunk as a patch of `base`, if that takes at most `most` bytes and reads back.
@@ -63,14 +44,9 @@ pub fn encode(
         bytes.extend_from_slice(plain.get(run.clone())?);
         at = run.end;
     }
-    let mut stored = u16::try_from(places.len()).ok()?.to_le_bytes().to_vec();
-    for (gap, len) in places {
-        stored.extend_from_slice(&u16::try_from(gap).ok()?.to_le_bytes());
-        stored.extend_from_slice(&u16::try_from(len).ok()?.to_le_bytes());
-    }
-    let shorter = if bytes.len() < LEAST_COMPRESSED { None } else { compress(&bytes) };
-    stored
-        .extend_from_slice(shorter.as_ref().filter(|shorter| shorter.len() < bytes.len()).unwrap_or(&bytes));
+    let mut stored = list_of(&places)?;
+    let compressed = if bytes.len() < LEAST_COMPRESSED { None } else { compress(&bytes) };
+    stored.extend_from_slice(&shortest(&bytes, compressed));
     if stored.len() > most {
         return None;
     }
@@ -105,7 +81,7 @@ fn apply(
     if total > len {
         return Err("patch: longer than the chunk".into());
     }
-    let bytes = if part.len() == total { Cow::Borrowed(part) } else { Cow::Owned(decompress(part, total)?) };
+    let bytes = whole(part, total, decompress)?;
     let (mut bytes, mut base) = (&*bytes, base);
     for (gap, len) in runs {
         let (before, after) = base.split_at_checked(gap).ok_or("patch: outside of the chunk")?;

@@ -4,6 +4,7 @@
 //! Stored: the length of each plane as stored (4 × u32), then the planes. A plane as long as its bytes is raw, a shorter one
 //! is a zstd frame.
 
+use super::parts::{Compress, Decompress, shortest, whole};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::LazyLock;
@@ -19,11 +20,6 @@ thread_local! {
     /// A chunk's planes, until they are stored.
     static APART: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
-
-/// Compresses, or says that it isn't worth it.
-pub type Compress<'c> = &'c dyn Fn(&[u8]) -> Option<Vec<u8>>;
-/// Decompresses to so many bytes at most.
-pub type Decompress<'d> = &'d dyn Fn(&[u8], usize) -> Result<Vec<u8>, String>;
 
 /// How many bytes of plane `number` there are in `len` bytes.
 fn plane_len(len: usize, number: usize) -> usize {
@@ -136,9 +132,8 @@ fn store(planes: &[u8], worth: [bool; PLANES], compress: Compress<'_>) -> Option
     let mut rest = planes;
     for (number, worth) in (0..PLANES).zip(worth) {
         let (plane, after) = rest.split_at_checked(plane_len(planes.len(), number))?;
-        let shorter = if worth { compress(plane) } else { None };
-        let stored = shorter.as_deref().filter(|shorter| shorter.len() < plane.len()).unwrap_or(plane);
-        bytes.extend_from_slice(stored);
+        let stored = shortest(plane, if worth { compress(plane) } else { None });
+        bytes.extend_from_slice(&stored);
         let len = u32::try_from(stored.len()).ok()?;
         bytes.get_mut(4 * number..4 * number + 4)?.copy_from_slice(&len.to_le_bytes());
         rest = after;
@@ -155,7 +150,7 @@ pub fn decode(stored: &[u8], len: usize, decompress: Decompress<'_>) -> Result<V
         let part_len = part_len.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
         let (part, after) = rest.split_at_checked(part_len).ok_or_else(short)?;
         let wanted = plane_len(len, number);
-        *plane = if part_len == wanted { Cow::Borrowed(part) } else { Cow::Owned(decompress(part, wanted)?) };
+        *plane = whole(part, wanted, decompress)?;
         if plane.len() != wanted {
             return Err(format!("planes: one of {} bytes instead of {wanted}", plane.len()));
         }

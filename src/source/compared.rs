@@ -1,7 +1,7 @@
 //! A file that was compared with what is to take its place, and what makes it that.
 
 use super::interface::{file_id, mtime_ns};
-use crate::differing::differing_words;
+use crate::differing::{differing_words, runs_of};
 use crate::format::FileState;
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -86,29 +86,13 @@ impl Patch {
         if from.len() != to.len() || u32::try_from(to.len()).is_err() {
             return None;
         }
-        let mut runs: Vec<(usize, usize)> = Vec::new();
-        let mut total = 0;
-        for word in differing_words(from, to) {
-            match runs.last_mut() {
-                Some((begin, len)) if word.start <= *begin + *len + Self::GAP => {
-                    total += word.end - (*begin + *len);
-                    *len = word.end - *begin;
-                }
-                _ => {
-                    total += word.len();
-                    runs.push((word.start, word.len()));
-                }
-            }
-            if total > to.len() / Self::MOST {
-                return None;
-            }
-        }
-        let mut bytes = Vec::with_capacity(total);
-        let runs = runs.into_iter().map(|(begin, len)| {
+        let runs = runs_of(differing_words(from, to), Self::GAP, to.len() / Self::MOST)?;
+        let mut bytes = Vec::new();
+        let runs = runs.into_iter().map(|run| {
             // To the byte, so that no block is written that is right already.
             let differs = |at: &usize| from.get(*at) != to.get(*at);
-            let first = (begin..begin + len).find(differs).unwrap_or(begin);
-            let behind = (begin..begin + len).rfind(differs).map_or(first, |last| last + 1);
+            let first = run.clone().find(differs).unwrap_or(run.start);
+            let behind = run.rev().find(differs).map_or(first, |last| last + 1);
             bytes.extend_from_slice(to.get(first..behind).unwrap_or_default());
             (first as u32, (behind - first) as u32)
         });
