@@ -2,6 +2,7 @@
 
 pub use super::wire::Piece;
 use crate::id::{Id, IdHasher};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
@@ -119,7 +120,16 @@ pub enum ErrorKind {
     Unreachable,
     /// It is kept by its place (retention), and can't be deleted now.
     Held,
+    /// The device or the file system has lost what lies there: as bad as wrong bytes.
+    Lost,
+    /// Too many open files, too little memory, a refusal: that says nothing about what lies there either.
     Other,
+}
+
+/// What Linux says of sectors that can't be read, and file systems of blocks whose checksums don't fit.
+fn has_lost(error: &io::Error) -> bool {
+    let lost = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::ILSEQ, Errno::NODATA, Errno::REMOTEIO];
+    Errno::from_io_error(error).is_some_and(|errno| lost.contains(&errno))
 }
 
 /// An operation on one key that failed.
@@ -143,6 +153,7 @@ impl BackendError {
             io::ErrorKind::UnexpectedEof => ErrorKind::Short,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+            _ if has_lost(&source) => ErrorKind::Lost,
             _ => ErrorKind::Other,
         };
         Self::of(kind, action, path, source)
@@ -151,5 +162,23 @@ impl BackendError {
     /// An error that was classified elsewhere.
     pub fn of(kind: ErrorKind, action: &'static str, path: impl Into<String>, source: io::Error) -> Self {
         Self { kind, action, path: path.into(), source: Arc::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BackendError, ErrorKind};
+    use rustix::io::Errno;
+
+    #[test]
+    fn only_what_disks_and_file_systems_say_of_lost_data_is_lost() {
+        let kind = |errno: Errno| BackendError::new("read", "x", errno.into()).kind;
+        for errno in [Errno::IO, Errno::UCLEAN, Errno::BADMSG] {
+            assert_eq!(kind(errno), ErrorKind::Lost, "{errno}");
+        }
+        for errno in [Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::TIMEDOUT, Errno::STALE] {
+            assert_eq!(kind(errno), ErrorKind::Other, "{errno}");
+        }
+        assert_eq!(kind(Errno::NOENT), ErrorKind::NotFound);
     }
 }

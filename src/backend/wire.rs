@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 
 /// What each side sends first. The number is raised when the other side could misunderstand.
-pub const HELLO: &[u8; 16] = b"icecore serve 1\n";
+pub const HELLO: &[u8; 16] = b"icecore serve 2\n";
 /// Neither side believes in longer ones.
 const MOST_HEADER: u32 = 1 << 20;
 const MOST_PAYLOAD: u32 = 128 << 20;

@@ -65,9 +65,10 @@ pub fn check_files(repository: &Repository, snapshots: &Snapshots) -> Result<Fil
 }
 
 /// A small file has the bytes that its name says, and they can be decoded; so is what is gone by now.
-fn is_sound(repository: &Repository, key: &Key) -> Result<bool, RepositoryError> {
+pub fn is_sound(repository: &Repository, key: &Key) -> Result<bool, RepositoryError> {
     match repository.backend().get(&key.path()) {
         Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind == ErrorKind::Lost => Ok(false),
         other => Ok(repository.proves_itself(key, other?)),
     }
 }

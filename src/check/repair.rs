@@ -1,6 +1,7 @@
 //! Makes a damaged repository sound again, as far as its bytes, and the live sources, allow. What is removed is kept aside.
 
 use super::affected::Affected;
+use super::files::is_sound;
 use super::inspect::{Checked, ReadData, Scope, check, inspect};
 use super::packs::Part;
 use crate::backend::ErrorKind;
@@ -10,7 +11,7 @@ use crate::format::{
 };
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, IndexWriter, Repository, RepositoryError, Snapshot, Trust};
+use crate::repository::{ChunkWriter, IndexWriter, Repository, RepositoryError, Snapshot, Trust, well_read};
 use crate::stamp::{Stamp, now_nanos};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -82,7 +83,7 @@ impl Repair<'_> {
     fn keep_aside(&mut self, key: &str) -> Result<bool, RepositoryError> {
         let bytes = match self.repository.backend().get(key) {
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(false),
-            Err(error) if error.kind == ErrorKind::Other => {
+            Err(error) if error.kind == ErrorKind::Lost => {
                 self.done.actions.push(format!("{key} can't be read and stays where it is: {error}"));
                 return Ok(false);
             }
@@ -143,7 +144,10 @@ impl Repair<'_> {
     fn names_of(&mut self, manifest: Id) -> Result<(), RepositoryError> {
         for (path, _) in self.repository.backend().list("snapshots")? {
             let Some(Key::Snapshot(stamp)) = Key::parse(&path) else { continue };
-            let line = self.repository.backend().get(&path)?;
+            let line = match well_read(&path, self.repository.backend().get(&path)) {
+                Err(RepositoryError::Damaged { .. }) => continue,
+                other => other?,
+            };
             if line.starts_with(manifest.hex().as_bytes()) {
                 self.quarantine(&path)?;
                 self.done.lost.push(stamp);
@@ -158,8 +162,7 @@ impl Repair<'_> {
         for directory in ["proofs", "doomed", "manifests"] {
             for (path, _) in self.repository.backend().list(directory)? {
                 let Some(key) = Key::parse(&path) else { continue };
-                let bytes = self.repository.backend().get(&path)?;
-                if !self.repository.proves_itself(&key, bytes) {
+                if !is_sound(self.repository, &key)? {
                     self.quarantine(&path)?;
                 }
             }

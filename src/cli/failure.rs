@@ -122,8 +122,12 @@ impl From<BackendError> for Failure {
                     "is the network up, and the host or store? For s3:// are there credentials (AWS_ACCESS_KEY_ID, a profile), and a \
                      region or endpoint? Nothing was published; what has arrived isn't sent again",
                 ),
-            _ => Self::new(ExitCode::Unexpected, "repository_io", error.to_string())
-                .hint("is the disk failing (`dmesg` tells), or was it unmounted? Nothing was published"),
+            ErrorKind::Lost => Self::new(ExitCode::Unexpected, "repository_io", error.to_string())
+                .hint("the disk is failing, and `dmesg` tells how; nothing was published"),
+            _ => Self::new(ExitCode::Unexpected, "repository_io", error.to_string()).hint(
+                "is there too little memory, are too many files open (`ulimit -n`), or was the disk unmounted? Nothing was published, and \
+                 nothing is said to be damaged",
+            ),
         };
         failure.at(Path::new(&path))
     }

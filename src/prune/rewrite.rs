@@ -5,7 +5,7 @@ use crate::format::{IndexedPack, Key, Pack};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::reach::Survey;
-use crate::repository::{ChunkWriter, Repository, RepositoryError, Trust, Written};
+use crate::repository::{ChunkWriter, Repository, RepositoryError, Trust, Written, well_read};
 use std::collections::HashSet;
 
 /// What was moved.
@@ -79,7 +79,7 @@ fn move_one(
     progress: &dyn Progress,
 ) -> Result<(), RepositoryError> {
     let key = Key::Pack(pack).path();
-    let bytes = repository.backend().get(&key)?;
+    let bytes = well_read(&key, repository.backend().get(&key))?;
     if Id::of(&bytes) != pack {
         return Err(RepositoryError::damaged(key, "its content does not match its name"));
     }

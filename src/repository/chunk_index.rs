@@ -360,6 +360,7 @@ impl ChunkIndex {
     pub fn read_file(&self, name: &Id) -> Result<Result<IndexFile, String>, RepositoryError> {
         let bytes = match self.backend.get(&Key::Index(*name).path()) {
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(Err("it is gone".into())),
+            Err(error) if error.kind == ErrorKind::Lost => return Ok(Err(error.to_string())),
             other => other?,
         };
         if Id::of(&bytes) != *name {

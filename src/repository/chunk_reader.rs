@@ -2,11 +2,11 @@
 
 use super::bases::Choice;
 use super::codec;
-use super::error::RepositoryError;
+use super::error::{RepositoryError, well_read};
 use super::location::Location;
 use super::open::Repository;
 use super::trailers::read_trailer;
-use crate::backend::{BackendError, ErrorKind, hash_anew};
+use crate::backend::{ErrorKind, hash_anew};
 use crate::format::{ChunkRecord, IndexedPack, Key, ListedChunk, ListedPack, Pack};
 use crate::id::{Id, IdHasher};
 use std::borrow::Cow;
@@ -51,7 +51,7 @@ impl Repository {
         let key = Key::Pack(*pack).path();
         match self.backend().get_range(&key, offset, len) {
             // A sector that can't be read is as bad as a wrong one: another copy may do.
-            Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::NotFound | ErrorKind::Other) => {
+            Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::NotFound | ErrorKind::Lost) => {
                 Err(RepositoryError::damaged(key, error))
             }
             other => {
@@ -255,15 +255,5 @@ impl Repository {
             (stored, offset) = (after, offset + u64::from(stored_len));
         }
         Ok(())
-    }
-}
-
-/// What should be there and can't be read as it lies is damage.
-fn well_read<T>(key: &str, read: Result<T, BackendError>) -> Result<T, RepositoryError> {
-    match read {
-        Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::Other) => {
-            Err(RepositoryError::damaged(key, error))
-        }
-        other => Ok(other?),
     }
 }

@@ -1,6 +1,6 @@
 //! What can be wrong with a repository, with the file it is about.
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, ErrorKind};
 use crate::crypto::CryptoError;
 use crate::format::FormatError;
 use crate::id::Id;
@@ -56,5 +56,15 @@ impl RepositoryError {
     /// An error once the user asked to stop.
     pub fn stop(progress: &dyn Progress) -> Result<(), Self> {
         if progress.interrupted() { Err(Self::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// What should be there and can't be read as it lies is damage, as bad as wrong bytes.
+pub fn well_read<T>(key: &str, read: Result<T, BackendError>) -> Result<T, RepositoryError> {
+    match read {
+        Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::Lost) => {
+            Err(RepositoryError::damaged(key, error))
+        }
+        other => Ok(other?),
     }
 }

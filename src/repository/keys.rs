@@ -24,7 +24,7 @@ pub fn read_keys(backend: &dyn Backend) -> Result<KeyFiles, RepositoryError> {
         match backend.get(&path) {
             Ok(bytes) if name.proves(&bytes) => files.push((name, bytes)),
             Ok(_) => {}
-            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Lost) => {}
             Err(error) => return Err(error.into()),
         }
     }

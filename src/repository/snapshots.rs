@@ -1,6 +1,6 @@
 //! The snapshots of a repository: names, manifests, pins and proofs.
 
-use super::error::RepositoryError;
+use super::error::{RepositoryError, well_read};
 use super::open::Repository;
 use crate::backend::ErrorKind;
 use crate::crypto::SealedFile;
@@ -172,7 +172,7 @@ impl Repository {
         let absent = || RepositoryError::NoSnapshot { stamp };
         let line = match self.backend().get(&name) {
             Err(error) if error.kind == ErrorKind::NotFound => return Err(absent()),
-            other => other?,
+            other => well_read(&name, other)?,
         };
         let hex = std::str::from_utf8(&line).ok().and_then(|text| text.strip_suffix('\n'));
         let manifest_id = hex
@@ -192,7 +192,7 @@ impl Repository {
     /// Reads a manifest by its id and proves it: its name, its format, its repository.
     pub fn read_manifest(&self, id: &Id) -> Result<Manifest, RepositoryError> {
         let key = Key::Manifest(*id).path();
-        let bytes = self.backend().get(&key)?;
+        let bytes = well_read(&key, self.backend().get(&key))?;
         if Id::of(&bytes) != *id {
             return Err(RepositoryError::damaged(key, "its content does not match its name"));
         }

@@ -1,7 +1,7 @@
 //! Whole ids of chunks, from the trailers of packs; those that were asked for lately are kept.
 
-use super::error::RepositoryError;
-use crate::backend::{Backend, ErrorKind};
+use super::error::{RepositoryError, well_read};
+use crate::backend::Backend;
 use crate::crypto::{SealedFile, Seals};
 use crate::format::{ChunkRecord, IndexedPack, Key, Pack};
 use crate::id::Id;
@@ -94,11 +94,7 @@ pub fn read_trailer(
     let key = Key::Pack(pack).path();
     let damaged = |detail: String| RepositoryError::Damaged { file: key.clone(), detail };
     let foot_at = size.checked_sub(Pack::FOOT_LEN).ok_or_else(|| damaged("too short to be a pack".into()))?;
-    let read = |from, len| match backend.get_range(&key, from, len) {
-        // A sector that can't be read is as bad as a wrong one.
-        Err(error) if error.kind == ErrorKind::Other => Err(damaged(error.to_string())),
-        other => Ok(other?),
-    };
+    let read = |from, len| well_read(&key, backend.get_range(&key, from, len));
     let foot = read(foot_at, Pack::FOOT_LEN)?;
     let trailer_len = Pack::trailer_len(&foot).map_err(|error| damaged(error.to_string()))?;
     let trailer_at =

@@ -315,7 +315,7 @@ fn what_cannot_be_reached_is_told() {
 fn who_does_not_answer_is_not_waited_for_after_a_signal() {
     let scratch = Scratch::new();
     scratch.init();
-    let silent = scratch.file("silent", "#!/bin/sh\nprintf 'icecore serve 1\\n'\nexec sleep 100\n");
+    let silent = scratch.file("silent", "#!/bin/sh\nprintf 'icecore serve 2\\n'\nexec sleep 100\n");
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&silent, std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = scratch.icecore();

@@ -5,11 +5,14 @@ use icecore::backend::LocalBackend;
 use icecore::format::{Key, PackKind};
 use icecore::progress::Silent;
 use icecore::repository::{ChunkWriter, IndexOptions, Repository, RepositoryError, Trust};
+use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use walkdir::WalkDir;
 
 fn rounds(short: u32) -> u32 {
     std::env::var("ICECORE_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(short)
@@ -154,6 +157,92 @@ fn after_an_error_of_the_disk_nobody_claims_success() {
     assert!(failed > 10, "{failed} runs failed");
     scratch.ok(["prune", "--keep-last", "3", "--now"]);
     all_come_back(&scratch, &states);
+}
+
+/// icecore run while calls that have to do with some files fail.
+fn failing(scratch: &Scratch, files: &[&Path], (call, error): (&str, &str), verb: &[&str]) -> (i32, Value) {
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-qq", "-o"]).arg(scratch.path("trace"));
+    traced.args(files.iter().flat_map(|file| [OsStr::new("-P"), file.as_os_str()]));
+    traced.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:error={error}")]);
+    traced.args([env!("CARGO_BIN_EXE_icecore"), "--json"]).args(verb).current_dir(scratch.directory.path());
+    traced.env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", scratch.path("home"));
+    drop(std::fs::remove_dir_all(scratch.path("out")));
+    let output = traced.output().unwrap();
+    let trace = std::fs::read_to_string(scratch.path("trace")).unwrap();
+    assert!(trace.contains("(INJECTED)"), "{verb:?}, {files:?}: {error} never came");
+    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Files below a directory of the repository, the largest last.
+fn files_of(scratch: &Scratch, directory: &str) -> Vec<PathBuf> {
+    let items = WalkDir::new(scratch.path("repo").join(directory)).into_iter().map(Result::unwrap);
+    let mut files: Vec<_> = items.filter(|item| item.file_type().is_file()).collect();
+    files.sort_by_key(|item| item.metadata().unwrap().len());
+    files.into_iter().map(walkdir::DirEntry::into_path).collect()
+}
+
+/// A sector that can't be read is damage; too little memory for reading it, or too many open files, says nothing of what lies there.
+#[test]
+fn only_what_the_disk_has_lost_is_damaged() {
+    if !has("strace") {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("tree/f", noise(400_000, 1));
+    let stamp = scratch.backup(&["tree"]);
+    let packs = files_of(&scratch, "packs");
+    let data = [packs.last().unwrap().as_path()];
+    let verbs: [&[&str]; 4] =
+        [&["check"], &["check", "--read-data"], &["restore", &stamp, "-t", "out"], &["validate", &stamp]];
+    for verb in verbs {
+        let (code, told) = failing(&scratch, &data, ("pread64", "EIO"), verb);
+        assert_eq!(code, 14, "{verb:?}: {told:#}");
+        for fault in [("pread64", "ENOMEM"), ("openat", "EMFILE")] {
+            let (code, told) = failing(&scratch, &data, fault, verb);
+            assert_eq!((code, &told["error"]["code"]), (1, &"repository_io".into()), "{verb:?}: {told:#}");
+        }
+    }
+    assert_eq!(failing(&scratch, &data, ("pread64", "ENOMEM"), &["repair"]).0, 1);
+    assert_eq!(scratch.ok(["check", "--read-data"])["valid"], true);
+    assert_eq!(files_of(&scratch, "packs"), packs);
+}
+
+/// Where a small file can't be read, everything that doesn't hang on it comes back all the same, and `check` names it.
+#[test]
+fn a_small_file_that_the_disk_has_lost_spares_the_rest() {
+    if !has("strace") {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.init();
+    let backup = |seed| {
+        scratch.file("tree/f", noise(200_000, seed));
+        settle();
+        scratch.backup(&["tree"])
+    };
+    let (first, lost, kept) = (backup(1), backup(2), backup(3));
+    scratch.ok(["validate", &lost]);
+    scratch.ok(["forget", &first]);
+    scratch.ok(["prune", "--keep-last", "9"]);
+    let name = scratch.path("repo/snapshots").join(&lost);
+    let manifest = std::fs::read_to_string(&name).unwrap();
+    let manifest = scratch.path("repo/manifests").join(manifest.trim_end());
+    let mut small = vec![name, manifest];
+    for directory in ["index", "proofs", "doomed"] {
+        small.push(files_of(&scratch, directory).pop().expect(directory));
+    }
+    for file in &small {
+        let fault = ("read", "EIO");
+        let (code, told) = failing(&scratch, &[file], fault, &["restore", &kept, "-t", "out"]);
+        assert_eq!(code, 0, "{file:?}: {told:#}");
+        assert_eq!(std::fs::read(scratch.path("out/tree/f")).unwrap(), noise(200_000, 3));
+        let (code, told) = failing(&scratch, &[file], fault, &["check"]);
+        assert_eq!(code, 14, "{file:?}: {told:#}");
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(told["errors"].to_string().contains(name), "{file:?}: {told:#}");
+    }
 }
 
 /// Three backups, prunes, checks and restores at once; a minute in `scripts/soak`.
