@@ -2,7 +2,7 @@
 //!
 //! That takes several times as long as all else that is asked of a database, and can't be divided.
 
-use super::integrity::{integrity_messages, integrity_messages_of, is_interrupted, stop_when};
+use super::integrity::{integrity_messages, integrity_messages_of, stop_when, trouble_of_ours};
 use crate::format::Finding;
 use crate::progress::Stop;
 use crate::source::interface::Judgement;
@@ -100,8 +100,10 @@ impl FullTexts {
         };
         let (about_texts, others) = match told {
             Ok(messages) => messages.into_iter().partition(|told| is_about_fts(told)),
-            Err(error) if is_interrupted(&error) => return Err(io::ErrorKind::Interrupted.into()),
-            Err(error) => (Vec::new(), vec![error.to_string()]),
+            Err(error) => match trouble_of_ours(&error) {
+                Some(trouble) => return Err(trouble),
+                None => (Vec::new(), vec![error.to_string()]),
+            },
         };
         for (fact, messages) in [("fts_corrupt", about_texts), (running.corrupt, others)] {
             if !messages.is_empty() {
@@ -128,7 +130,7 @@ fn ask(connection: &Connection, tables: rusqlite::Result<Vec<String>>) -> Told {
     for table in tables {
         match integrity_messages_of(connection, &table) {
             Ok(messages) => told.extend(messages),
-            Err(error) if is_interrupted(&error) => return Err(error),
+            Err(error) if trouble_of_ours(&error).is_some() => return Err(error),
             // Of the others something can be said all the same.
             Err(error) => told.push(format!("{table}: {error}")),
         }

@@ -1,7 +1,8 @@
 //! Asks SQLite whether a database that nobody writes is whole.
 
 use crate::progress::Stop;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use std::io;
 use std::path::Path;
 
 /// SQLite reports up to 100 problems; this many are enough to see what is wrong.
@@ -29,9 +30,17 @@ pub fn stop_when(connection: &mut Connection, stop: &Stop) -> rusqlite::Result<(
     connection.progress_handler(STEPS, Some(move || stop.is_asked()))
 }
 
-/// Somebody asked to stop.
-pub fn is_interrupted(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
+/// What SQLite says is the machine's trouble, or somebody asked to stop (`Interrupted`): the database isn't to blame.
+pub fn trouble_of_ours(error: &rusqlite::Error) -> Option<io::Error> {
+    match error.sqlite_error_code()? {
+        ErrorCode::OperationInterrupted => Some(io::ErrorKind::Interrupted.into()),
+        ErrorCode::DiskFull
+        | ErrorCode::SystemIoFailure
+        | ErrorCode::CannotOpen
+        | ErrorCode::OutOfMemory
+        | ErrorCode::ReadOnly => Some(io::Error::other(error.to_string())),
+        _ => None,
+    }
 }
 
 /// What `integrity_check` says besides "ok" about all there is.
@@ -47,14 +56,26 @@ pub fn integrity_messages_of(connection: &Connection, table: &str) -> rusqlite::
 fn messages(connection: &Connection, argument: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare(&format!("PRAGMA integrity_check({argument})"))?;
     let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-    rows.filter(|message| !matches!(message.as_deref(), Ok("ok"))).take(MESSAGES).collect()
+    let told = rows.filter(|message| !matches!(message.as_deref(), Ok("ok"))).take(MESSAGES);
+    let told = told.collect::<rusqlite::Result<Vec<String>>>()?;
+    match told.iter().find_map(|message| unread_page(message)) {
+        Some(code) => Err(rusqlite::Error::SqliteFailure(code, None)),
+        None => Ok(told),
+    }
+}
+
+/// A page that the machine couldn't read is told among what is wrong: "unable to get the page. error code=10".
+fn unread_page(message: &str) -> Option<ffi::Error> {
+    let (_, code) = message.rsplit_once("error code=")?;
+    let error = ffi::Error::new(code.parse().ok()?);
+    matches!(error.code, ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory).then_some(error)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::stop_when;
+    use super::{stop_when, trouble_of_ours, unread_page};
     use crate::progress::Stop;
-    use rusqlite::{Connection, ErrorCode};
+    use rusqlite::{Connection, ErrorCode, ffi};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
@@ -73,5 +94,23 @@ mod tests {
         let ended = connection.query_row(endless, [], |row| row.get::<_, i64>(0));
         assert_eq!(ended.unwrap_err().sqlite_error_code(), Some(ErrorCode::OperationInterrupted));
         asking.join().unwrap();
+    }
+
+    #[test]
+    fn the_database_is_not_to_blame_for_the_machine() {
+        let is_ours =
+            |code| trouble_of_ours(&rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)).is_some();
+        assert!(
+            is_ours(ffi::SQLITE_IOERR_READ) && is_ours(ffi::SQLITE_NOMEM) && is_ours(ffi::SQLITE_CANTOPEN)
+        );
+        assert!(
+            !is_ours(ffi::SQLITE_CORRUPT_INDEX)
+                && !is_ours(ffi::SQLITE_NOTADB)
+                && !is_ours(ffi::SQLITE_ERROR)
+        );
+        let told = |code: i32| format!("Tree 4 page 7 cell 3: unable to get the page. error code={code}");
+        assert!(unread_page(&told(ffi::SQLITE_IOERR_READ)).is_some());
+        assert!(unread_page(&told(ffi::SQLITE_CORRUPT)).is_none());
+        assert!(unread_page("row 7 missing from index error code=").is_none());
     }
 }

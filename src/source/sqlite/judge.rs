@@ -2,7 +2,7 @@
 
 use super::full_text::FullTexts;
 use super::header::Header;
-use super::integrity::{integrity_messages, is_interrupted, open_immutable, stop_when};
+use super::integrity::{integrity_messages, open_immutable, stop_when, trouble_of_ours};
 use super::modules::forget_virtual_tables;
 use crate::format::Level;
 use crate::progress::Stop;
@@ -100,8 +100,10 @@ pub fn judge_copy(
     match connection.and_then(|connection| messages_of_pages(connection, options.stop)) {
         Ok(messages) if messages.is_empty() => {}
         Ok(messages) => judgement.error(source, facts.corrupt, path, messages.join("; ")),
-        Err(error) if is_interrupted(&error) => return Err(io::ErrorKind::Interrupted.into()),
-        Err(error) => judgement.error(source, facts.corrupt, path, error.to_string()),
+        Err(error) => match trouble_of_ours(&error) {
+            Some(trouble) => return Err(trouble),
+            None => judgement.error(source, facts.corrupt, path, error.to_string()),
+        },
     }
     Ok(())
 }
@@ -177,16 +179,53 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_copy_waits_for_room() {
-        let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("a");
+    /// A restored database that SQLite can't open any more.
+    struct Gone<'g>(&'g [u8]);
+
+    impl ReadAt for Gone<'_> {
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            self.0.read_exact_at(buffer, offset)
+        }
+
+        fn copy_to(&self, _: &File) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn on_disk(&self) -> Option<&Path> {
+            Some(Path::new("/nobody/is/here"))
+        }
+    }
+
+    fn database_bytes(scratch: &Path) -> Vec<u8> {
+        let path = scratch.join("a");
         let connection = rusqlite::Connection::open(&path).unwrap();
         connection
             .execute_batch("CREATE VIRTUAL TABLE f USING fts5(x); INSERT INTO f VALUES('a text')")
             .unwrap();
         drop(connection);
-        let bytes = std::fs::read(&path).unwrap();
+        std::fs::read(&path).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_not_called_corrupt() {
+        let scratch = tempfile::tempdir().unwrap();
+        let bytes = database_bytes(scratch.path());
+        let (level, temporary_directory, stop) = (Level::Full, scratch.path(), &Stop::default());
+        let options = JudgeOptions { level, full_texts: None, temporary_directory, stop };
+        let mut judgement = Judgement::default();
+        let judged = judge_database(&mut judgement, "s", b"a", &Gone(&bytes), &options);
+        assert!(judged.unwrap_err().to_string().contains("unable to open"));
+        assert!(judgement.findings.is_empty(), "{:?}", judgement.findings);
+    }
+
+    #[test]
+    fn a_copy_waits_for_room() {
+        let scratch = tempfile::tempdir().unwrap();
+        let bytes = database_bytes(scratch.path());
         let full_texts = FullTexts::new(Stop::default());
         let options = JudgeOptions {
             level: Level::Full,

@@ -15,7 +15,7 @@ mod write_ahead_log;
 pub use capture::DatabaseCapture;
 pub use full_text::FullTexts;
 pub use header::MAGIC;
-pub use integrity::{escape, stop_when};
+pub use integrity::{escape, stop_when, trouble_of_ours};
 pub use judge::{DatabaseFacts, judge_copy, judge_database};
 pub use scratch_copy::ByPosition;
 pub use source::DatabaseSource;

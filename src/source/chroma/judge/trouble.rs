@@ -2,6 +2,7 @@
 
 use crate::source::chroma::layout::DATABASE;
 use crate::source::interface::Judgement;
+use crate::source::sqlite::trouble_of_ours;
 use rusqlite::ErrorCode;
 use std::io;
 
@@ -50,19 +51,14 @@ pub fn end_group<T>(
         Err(Trouble::Malformed(detail)) => rusqlite::Error::InvalidParameterName(detail),
         Err(Trouble::Sql(error)) => error,
     };
+    if let Some(trouble) = trouble_of_ours(&error) {
+        return Err(trouble);
+    }
     let detail = format!("{group}: {error}");
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             judgement.error(source, "db_corrupt", DATABASE.as_bytes(), detail);
         }
-        Some(ErrorCode::OperationInterrupted) => return Err(io::ErrorKind::Interrupted.into()),
-        Some(
-            ErrorCode::DiskFull
-            | ErrorCode::SystemIoFailure
-            | ErrorCode::CannotOpen
-            | ErrorCode::OutOfMemory
-            | ErrorCode::ReadOnly,
-        ) => return Err(io::Error::other(detail)),
         _ => judgement.warning(source, "schema_unknown", DATABASE.as_bytes(), detail),
     }
     Ok(None)
