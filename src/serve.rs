@@ -242,8 +242,17 @@ impl Server<'_> {
     /// A second name for a manifest would be damage, which keeps prunes from deciding.
     fn prove_only_name(&self, action: &'static str, key: &str, line: &[u8]) -> Result<(), BackendError> {
         for (other, len) in self.backend.list("snapshots")? {
-            if other != key && len == line.len() as u64 && self.backend.get(&other)? == line {
-                return Err(refused(action, key, "another snapshot has that manifest"));
+            if other == key || len != line.len() as u64 {
+                continue;
+            }
+            match self.backend.get(&other) {
+                Ok(found) if found == line => {
+                    return Err(refused(action, key, "another snapshot has that manifest"));
+                }
+                Err(error) if !matches!(error.kind, ErrorKind::NotFound | ErrorKind::Lost) => {
+                    return Err(error);
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -265,7 +274,12 @@ impl Server<'_> {
                     named("read", key)?;
                     match self.backend.get_range(key, *offset, *len) {
                         Ok(part) => bytes.extend_from_slice(&part),
-                        Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Short) => {
+                        Err(error)
+                            if matches!(
+                                error.kind,
+                                ErrorKind::NotFound | ErrorKind::Short | ErrorKind::Lost
+                            ) =>
+                        {
                             return Ok(false);
                         }
                         Err(error) => return Err(error),

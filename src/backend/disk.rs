@@ -1,6 +1,7 @@
 //! What a local repository asks of a file system, call by call, so that tests can put a failing one under it.
 
 use super::direct;
+use super::interface::has_lost;
 use nix::fcntl::{Flock, FlockArg};
 use rustix::buffer::spare_capacity;
 use rustix::io::{pread, retry_on_intr};
@@ -127,14 +128,18 @@ impl Disk for RealDisk {
             let item = item?;
             let metadata = match item.metadata() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
+                // It is there, and whoever reads it is told so.
+                Err(error) if has_lost(&error) => None,
+                other => Some(other?),
             };
+            let kind =
+                metadata.as_ref().map_or_else(|| item.file_type(), |metadata| Ok(metadata.file_type()))?;
             items.push(DiskItem {
                 name: item.file_name(),
-                is_directory: metadata.is_dir(),
-                is_file: metadata.is_file(),
-                len: metadata.len(),
-                modified: metadata.modified().ok(),
+                is_directory: kind.is_dir(),
+                is_file: kind.is_file(),
+                len: metadata.as_ref().map_or(0, std::fs::Metadata::len),
+                modified: metadata.and_then(|metadata| metadata.modified().ok()),
             });
         }
         Ok(items)

@@ -127,7 +127,7 @@ pub enum ErrorKind {
 }
 
 /// What Linux says of sectors that can't be read, and file systems of blocks whose checksums don't fit.
-fn has_lost(error: &io::Error) -> bool {
+pub(super) fn has_lost(error: &io::Error) -> bool {
     let lost = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::ILSEQ, Errno::NODATA, Errno::REMOTEIO];
     Errno::from_io_error(error).is_some_and(|errno| lost.contains(&errno))
 }

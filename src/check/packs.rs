@@ -151,9 +151,13 @@ pub fn read_packs(
     for (pack, detail) in damaged {
         let bad = bad_chunks(repository, pack)?;
         // A difference whose base is damaged elsewhere is no fault of the pack that holds it.
-        if repository.prove_name(&pack).is_err() {
-            found.problems.push(Problem::damaged(Key::Pack(pack).path(), detail));
-            found.damaged.push(pack);
+        match repository.prove_name(&pack) {
+            Ok(_) => {}
+            Err(RepositoryError::Damaged { .. }) => {
+                found.problems.push(Problem::damaged(Key::Pack(pack).path(), detail));
+                found.damaged.push(pack);
+            }
+            Err(error) => return Err(error),
         }
         found.doubtful.extend(bad);
     }

@@ -11,7 +11,9 @@ use crate::format::{
 };
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::{ChunkWriter, IndexWriter, Repository, RepositoryError, Snapshot, Trust, well_read};
+use crate::repository::{
+    ChunkWriter, IndexWriter, Repository, RepositoryError, Snapshot, Trust, if_sound, well_read,
+};
 use crate::stamp::{Stamp, now_nanos};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,20 +73,23 @@ pub fn repair(
 }
 
 impl Repair<'_> {
-    /// Moves a file aside, byte for byte.
-    fn quarantine(&mut self, key: &str) -> Result<(), RepositoryError> {
-        if self.keep_aside(key)? {
+    /// Moves a file aside, byte for byte: whether it is there now.
+    fn quarantine(&mut self, key: &str) -> Result<bool, RepositoryError> {
+        let is_aside = self.keep_aside(key)?;
+        if is_aside {
             self.repository.backend().delete(key)?;
         }
-        Ok(())
+        Ok(is_aside)
     }
 
-    /// Copies a file aside, byte for byte. What can't be read stays where it is.
+    /// Copies a file aside, byte for byte: whether it is there now. What can't be read stays where it is, and may be read another time.
     fn keep_aside(&mut self, key: &str) -> Result<bool, RepositoryError> {
         let bytes = match self.repository.backend().get(key) {
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(false),
             Err(error) if error.kind == ErrorKind::Lost => {
-                self.done.actions.push(format!("{key} can't be read and stays where it is: {error}"));
+                self.done.actions.push(format!(
+                    "{key} can't be read and stays where it is: {error}. If it never can be again, remove it by hand, and repair once more"
+                ));
                 return Ok(false);
             }
             other => other?,
@@ -103,20 +108,21 @@ impl Repair<'_> {
         let mut unnamed: HashMap<Stamp, Id> = HashMap::new();
         let named: HashSet<Id> = checked.snapshots.list.iter().map(|snapshot| snapshot.manifest_id).collect();
         for (path, _) in self.repository.backend().list("manifests")? {
-            if let Some(Key::Manifest(id)) = Key::parse(&path)
-                && !named.contains(&id)
-                && let Ok(manifest) = self.repository.read_manifest(&id)
-            {
+            let Some(Key::Manifest(id)) = Key::parse(&path) else { continue };
+            if named.contains(&id) {
+                continue;
+            }
+            if let Some(manifest) = if_sound(self.repository.read_manifest(&id))? {
                 unnamed.insert(manifest.stamp, id);
             }
         }
         for (file, _) in &checked.snapshots.damaged {
             match Key::parse(file) {
                 Some(Key::Snapshot(stamp)) => self.name(stamp, &unnamed)?,
-                // The manifest is damaged; its name leads nowhere then.
-                Some(Key::Manifest(id)) => {
+                // The manifest is damaged; its name leads nowhere then. Without the name nobody would need what it needs.
+                Some(Key::Manifest(id)) if self.keep_aside(file)? => {
                     self.names_of(id)?;
-                    self.quarantine(file)?;
+                    self.repository.backend().delete(file)?;
                 }
                 _ => {}
             }
@@ -134,9 +140,10 @@ impl Repair<'_> {
                 .actions
                 .push(format!("the name of snapshot {stamp} was written anew from its manifest"));
         } else {
-            self.quarantine(&key)?;
-            self.done.lost.push(stamp);
-            self.done.actions.push(format!("snapshot {stamp} is lost: no manifest tells what it held"));
+            if self.quarantine(&key)? {
+                self.done.lost.push(stamp);
+                self.done.actions.push(format!("snapshot {stamp} is lost: no manifest tells what it held"));
+            }
         }
         Ok(())
     }
@@ -144,11 +151,8 @@ impl Repair<'_> {
     fn names_of(&mut self, manifest: Id) -> Result<(), RepositoryError> {
         for (path, _) in self.repository.backend().list("snapshots")? {
             let Some(Key::Snapshot(stamp)) = Key::parse(&path) else { continue };
-            let line = match well_read(&path, self.repository.backend().get(&path)) {
-                Err(RepositoryError::Damaged { .. }) => continue,
-                other => other?,
-            };
-            if line.starts_with(manifest.hex().as_bytes()) {
+            let line = if_sound(well_read(&path, self.repository.backend().get(&path)))?;
+            if line.is_some_and(|line| line.starts_with(manifest.hex().as_bytes())) {
                 self.quarantine(&path)?;
                 self.done.lost.push(stamp);
                 self.done.actions.push(format!("snapshot {stamp} is lost: its manifest is damaged"));
@@ -179,11 +183,10 @@ impl Repair<'_> {
         let listed = self.listed(damaged)?;
         // All of them go: what two of them hold is nowhere else.
         let going: HashSet<Id> = damaged.iter().copied().collect();
-        for pack in damaged {
-            self.keep_aside(&Key::Pack(*pack).path())?;
-        }
+        let aside = damaged.iter().map(|pack| self.keep_aside(&Key::Pack(*pack).path()));
+        let aside: Vec<bool> = aside.collect::<Result<_, _>>()?;
         let writer = ChunkWriter::new(self.repository, Trust::Index);
-        for pack in damaged {
+        for (pack, is_aside) in damaged.iter().zip(aside) {
             let before = self.done.salvaged_chunks;
             // What a trailer says may be what is damaged: what the index says of a place is tried too.
             let mut places: BTreeMap<u64, (Option<ChunkRecord>, Option<&ListedChunk>)> = BTreeMap::new();
@@ -218,8 +221,9 @@ impl Repair<'_> {
                 )?;
             }
             let saved = self.done.salvaged_chunks - before;
+            let then = if is_aside { ", and it was put aside" } else { "" };
             self.done.actions.push(format!(
-                "pack {pack} is damaged: {saved} chunk(s) that are nowhere else were saved, and it was put aside"
+                "pack {pack} is damaged: {saved} chunk(s) that are nowhere else were saved{then}"
             ));
         }
         let written = writer.finish(self.progress)?.packs;
@@ -376,7 +380,7 @@ impl Repair<'_> {
                 .actions
                 .push(format!("{count} pack(s) were listed in new index files, by their trailers"));
         }
-        wrong.iter().try_for_each(|file| self.quarantine(file))
+        wrong.iter().try_for_each(|file| self.quarantine(file).map(drop))
     }
 }
 

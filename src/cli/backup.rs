@@ -39,7 +39,7 @@ pub fn run(context: &Context, arguments: &args::Backup, progress: &dyn Progress)
     let started = Instant::now();
     let sources = select(context, arguments)?;
     let refuse_unfinished = |sources: &[SourceSpec]| {
-        let open = context.unfinished_at(sources.iter().map(SourceSpec::read_path));
+        let open = context.unfinished_at(sources.iter().map(SourceSpec::read_path))?;
         open.map_or(Ok(()), |open| Err(by_unfinished(context, &open, ExitCode::Refused)))
     };
     refuse_unfinished(&sources)?;

@@ -3,7 +3,7 @@
 use super::args::Global;
 use super::failure::Failure;
 use super::place::Place;
-use crate::backend::{Backend, ErrorKind};
+use crate::backend::{Backend, BackendError, ErrorKind};
 use crate::backup::Author;
 use crate::config::{Config, ConfiguredSource, GRACE, check_profile, parse_duration};
 use crate::crypto::RepositoryKey;
@@ -174,38 +174,59 @@ impl Context {
 
     /// The journals of restores, oldest first, in the repository and in the state directory, and what is wrong with them.
     pub fn journals(&self) -> (Vec<OpenJournal>, Vec<String>) {
+        let (found, mut warnings, failure) = self.read_journals();
+        warnings.extend(failure.map(|error| format!("journals of restores could not be read: {error}")));
+        (found, warnings)
+    }
+
+    /// As `journals`, for whoever decides by them. Where this user may not read them they are another's restores.
+    pub fn all_journals(&self) -> Result<Vec<OpenJournal>, Failure> {
+        match self.read_journals() {
+            (_, _, Some(error)) if error.kind != ErrorKind::Denied => {
+                let message = format!("it can't be told which restores are unfinished: {error}");
+                Err(Failure { message, ..Failure::from(error) })
+            }
+            (found, _, _) => Ok(found),
+        }
+    }
+
+    /// The journals, which of them are damaged, and why some may be lacking.
+    fn read_journals(&self) -> (Vec<OpenJournal>, Vec<String>, Option<BackendError>) {
         let places = self.local_path().into_iter().chain(self.state_directory());
-        let (mut found, mut warnings) = (Vec::new(), Vec::new());
+        let (mut found, mut damaged, mut failure) = (Vec::new(), Vec::new(), None);
         for place in places {
             match JournalPlace::new(place).list() {
                 Ok(journals) => {
                     found.extend(journals.list);
-                    warnings.extend(journals.damaged.iter().map(|path| {
+                    damaged.extend(journals.damaged.iter().map(|path| {
                         format!("{} is damaged: it can't be told which restore it is about", path.display())
                     }));
                 }
-                Err(error) => warnings.push(format!("journals of restores could not be read: {error}")),
+                Err(error) => failure = Some(error),
             }
         }
         found.sort_by(|one, other| one.id.cmp(&other.id));
-        (found, warnings)
+        (found, damaged, failure)
     }
 
     /// The snapshots of a repository that restores need which aren't closed.
-    pub fn needed_by_restores(&self, repository: Id) -> HashSet<Stamp> {
-        let (journals, _) = self.journals();
+    pub fn needed_by_restores(&self, repository: Id) -> Result<HashSet<Stamp>, Failure> {
+        let journals = self.all_journals()?;
         let of_repository = journals.iter().filter(|open| open.journal.repository == repository);
         // What an undo doesn't hold itself it takes from the goal, also when the restore is finished.
         let is_needed = |open: &&OpenJournal| open.is_open() || open.journal.has_undo;
-        of_repository.filter(is_needed).flat_map(needed_by).collect()
+        Ok(of_repository.filter(is_needed).flat_map(needed_by).collect())
     }
 
     /// The restore that was interrupted at, above or below one of these places.
-    pub fn unfinished_at<'p>(&self, places: impl Iterator<Item = &'p Path>) -> Option<OpenJournal> {
-        let (journals, _) = self.journals();
+    pub fn unfinished_at<'p>(
+        &self,
+        places: impl Iterator<Item = &'p Path>,
+    ) -> Result<Option<OpenJournal>, Failure> {
+        let journals = self.all_journals()?;
         let places: Vec<&Path> = places.collect();
         let concerned = |open: &OpenJournal| places.iter().any(|place| open.concerns(place));
-        journals.into_iter().rev().find(|open| open.is_unfinished() && concerned(open))
+        Ok(journals.into_iter().rev().find(|open| open.is_unfinished() && concerned(open)))
     }
 
     /// A writable place for scratch copies: what was asked for, else the first of the usual ones, else the repository's

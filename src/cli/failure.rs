@@ -122,12 +122,17 @@ impl From<BackendError> for Failure {
                     "is the network up, and the host or store? For s3:// are there credentials (AWS_ACCESS_KEY_ID, a profile), and a \
                      region or endpoint? Nothing was published; what has arrived isn't sent again",
                 ),
-            ErrorKind::Lost => Self::new(ExitCode::Unexpected, "repository_io", error.to_string())
-                .hint("the disk is failing, and `dmesg` tells how; nothing was published"),
-            _ => Self::new(ExitCode::Unexpected, "repository_io", error.to_string()).hint(
+            ErrorKind::Lost => Self::new(ExitCode::Unexpected, "repository_io", error.to_string()).hint(
+                "the disk that holds it is failing (`dmesg` there tells how), or a network file system is gone; nothing was published",
+            ),
+            ErrorKind::Held => Self::new(ExitCode::Unexpected, "repository_io", error.to_string())
+                .hint("its place keeps it until its retention ends; nothing else was deleted"),
+            ErrorKind::Other => Self::new(ExitCode::Unexpected, "repository_io", error.to_string()).hint(
                 "is there too little memory, are too many files open (`ulimit -n`), or was the disk unmounted? Nothing was published, and \
                  nothing is said to be damaged",
             ),
+            _ => Self::new(ExitCode::Unexpected, "repository_io", error.to_string())
+                .hint("was something removed meanwhile, or the disk unmounted? Nothing was published"),
         };
         failure.at(Path::new(&path))
     }

@@ -45,7 +45,7 @@ pub fn forget(context: &Context, arguments: &args::Forget) -> Result<Report, Fai
         );
         return Err(Failure::usage(message).hint("nothing was forgotten; --safety forgets it all the same"));
     }
-    let (journals, _) = context.journals();
+    let journals = context.all_journals()?;
     let is_open = |open: &&OpenJournal| open.is_open() && open.journal.repository == repository.id();
     for open in journals.iter().filter(is_open) {
         let needed = needed_by(open);

@@ -66,7 +66,12 @@ fn keys_of(files: &KeyFiles) -> Value {
 fn list(context: &Context) -> Result<Report, Failure> {
     let backend = context.backend()?;
     let files = read_keys(&*backend)?;
-    let lines = if files.is_empty() {
+    let is_encrypted = || Repository::identify(&*backend).map(|(_, encryption)| encryption.is_some());
+    let lines = if files.is_empty() && is_encrypted()? {
+        let message = "the repository is encrypted, and keys/ holds no wrapped key that proves itself";
+        return Err(Failure::new(ExitCode::WrongKey, "wrong_key", message)
+            .hint("copy keys/ from any copy of the repository"));
+    } else if files.is_empty() {
         vec!["no keys: the repository is not encrypted".into()]
     } else {
         files.iter().map(|(name, _)| name.to_string()).collect()

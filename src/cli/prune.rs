@@ -72,7 +72,7 @@ fn decided(
     policy: &Policy,
     by_arrival: bool,
 ) -> Result<Vec<Verdict>, Failure> {
-    let needed = context.needed_by_restores(repository.id());
+    let needed = context.needed_by_restores(repository.id())?;
     let times = if by_arrival { arrivals(repository, snapshots)? } else { HashMap::new() };
     let counted_by = if by_arrival { CountedBy::Arrival(&times) } else { CountedBy::Stamp };
     let now = Stamp::from_nanos(now_nanos());

@@ -82,7 +82,7 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
         }
         return Err(failure);
     }
-    if let Some(open) = unfinished(context, repository.id()) {
+    if let Some(open) = unfinished(context, repository.id())? {
         let failure = by_unfinished(context, &open, ExitCode::RestoreIncomplete);
         return Err(Failure { keys: Report::done(keys, Vec::new()).keys, ..failure });
     }
@@ -92,11 +92,12 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
 }
 
 /// An interrupted restore from this repository, or into a place of the config.
-fn unfinished(context: &Context, repository: Id) -> Option<OpenJournal> {
+fn unfinished(context: &Context, repository: Id) -> Result<Option<OpenJournal>, Failure> {
     let sources = context.config.iter().flat_map(|config| &config.sources);
-    let here = context.unfinished_at(sources.map(|source| source.spec.path.as_path()));
+    let here = context.unfinished_at(sources.map(|source| source.spec.path.as_path()))?;
     let of_repository = |open: &OpenJournal| open.is_unfinished() && open.journal.repository == repository;
-    here.or_else(|| context.journals().0.into_iter().rev().find(of_repository))
+    let all = if here.is_none() { context.all_journals()? } else { Vec::new() };
+    Ok(here.or_else(|| all.into_iter().rev().find(of_repository)))
 }
 
 fn duration(seconds: i64) -> String {

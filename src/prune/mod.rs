@@ -4,5 +4,6 @@ mod indexes;
 mod plan;
 mod rewrite;
 mod run;
+mod sound;
 
 pub use run::{PruneOptions, Pruned, preview, prune};

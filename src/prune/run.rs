@@ -3,12 +3,13 @@
 use super::indexes::merge;
 use super::plan::{Fate, Grace, fates};
 use super::rewrite::{Moved, rewrite};
+use super::sound::sound_survey;
 use crate::backend::ErrorKind;
 use crate::format::{Doomed, DoomedKind, Key};
 use crate::id::Id;
 use crate::progress::Progress;
 use crate::reach::{PackState, Survey};
-use crate::repository::{Condemned, Repository, RepositoryError, Snapshot, Snapshots};
+use crate::repository::{Condemned, Repository, RepositoryError, Snapshot, Snapshots, if_sound};
 use crate::stamp::{Stamp, now_nanos};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -130,24 +131,6 @@ pub fn prune(
     Ok(pruned)
 }
 
-/// What is reached; an error where that can't be told.
-fn sound_survey(
-    repository: &Repository,
-    snapshots: &[&Snapshot],
-    condemned: &Condemned,
-    progress: &dyn Progress,
-) -> Result<Survey, RepositoryError> {
-    let survey = Survey::new(repository, snapshots, condemned, &mut |_, _| Ok(()), progress)?;
-    match survey.lost.first() {
-        None => Ok(survey),
-        Some((stamp, lost)) => {
-            let detail =
-                format!("what snapshot {stamp} needs can't be told, so nothing is freed: {}", lost.error);
-            Err(RepositoryError::damaged(format!("node {}", lost.node), detail))
-        }
-    }
-}
-
 /// What keeps a prune from freeing all that it might.
 struct Caution {
     grace: Grace,
@@ -224,11 +207,13 @@ fn caution(
 
 /// A manifest that can be read.
 fn any_manifest(repository: &Repository) -> Result<Option<(String, Stamp)>, RepositoryError> {
-    let listed = repository.backend().list("manifests")?;
-    Ok(listed.into_iter().find_map(|(path, _)| match Key::parse(&path)? {
-        Key::Manifest(id) => repository.read_manifest(&id).ok().map(|manifest| (path, manifest.stamp)),
-        _ => None,
-    }))
+    for (path, _) in repository.backend().list("manifests")? {
+        let Some(Key::Manifest(id)) = Key::parse(&path) else { continue };
+        if let Some(manifest) = if_sound(repository.read_manifest(&id))? {
+            return Ok(Some((path, manifest.stamp)));
+        }
+    }
+    Ok(None)
 }
 
 struct Run<'a> {
@@ -433,7 +418,7 @@ impl Run<'_> {
     }
 
     fn has_name(&self, manifest: Id) -> Result<bool, RepositoryError> {
-        let Ok(manifest) = self.repository.read_manifest(&manifest) else { return Ok(false) };
+        let Some(manifest) = if_sound(self.repository.read_manifest(&manifest))? else { return Ok(false) };
         Ok(self.repository.backend().has(&Key::Snapshot(manifest.stamp).path())?)
     }
 

@@ -97,6 +97,8 @@ pub fn publish(ends: &Ends<'_>, stamp: Stamp, done: &mut Replicated) -> Result<(
     let line = match ends.source.get(&name) {
         // It was forgotten meanwhile.
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+        // As bad as wrong bytes, here and below.
+        Err(error) if error.kind == ErrorKind::Lost => Vec::new(),
         other => other.map_err(ReplicateError::source)?,
     };
     let hex = std::str::from_utf8(&line).ok().and_then(|line| line.strip_suffix('\n'));
@@ -107,6 +109,7 @@ pub fn publish(ends: &Ends<'_>, stamp: Stamp, done: &mut Replicated) -> Result<(
     let key = Key::Manifest(manifest);
     let bytes = match ends.source.get(&key.path()) {
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind == ErrorKind::Lost => Vec::new(),
         other => other.map_err(ReplicateError::source)?,
     };
     if Id::of(&bytes) != manifest {
@@ -136,7 +139,7 @@ pub fn copy_missing(ends: &Ends<'_>, directory: &str, done: &mut Replicated) -> 
     for path in names(ends.source, directory).map_err(ReplicateError::source)? {
         let Some(key) = Key::parse(&path).filter(|_| !there.contains(&path)) else { continue };
         let bytes = match ends.source.get(&path) {
-            Err(error) if error.kind == ErrorKind::NotFound => continue,
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Lost) => continue,
             other => other.map_err(ReplicateError::source)?,
         };
         if key.proves(&bytes) {

@@ -7,7 +7,7 @@ use crate::backend::{Backend, ErrorKind, Limit};
 use crate::format::{IndexedPack, Key, ListedPack};
 use crate::id::Id;
 use crate::progress::Progress;
-use crate::repository::{IndexWriter, Repository, RepositoryError};
+use crate::repository::{IndexWriter, Repository, RepositoryError, well_read};
 use std::sync::mpsc::sync_channel;
 
 /// An index file is written after so many packs, so that a break costs no more than their trailers.
@@ -71,7 +71,7 @@ fn read_pack(source: &dyn Backend, pack: Id) -> Result<Vec<u8>, ReplicateError> 
                 "a prune has removed it while it was to be sent; the next run finds its chunks elsewhere";
             Err(ReplicateError::source(RepositoryError::damaged(key, detail)))
         }
-        Err(error) => Err(ReplicateError::source(error)),
+        other => well_read(&key, other).map_err(ReplicateError::source),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::format::{DoomedKind, IndexFile, IndexedPack, Key, ListedPack};
 use crate::id::Id;
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 /// A chunk in memory takes about this much: id, place and the hash table's slack.
 const MEMORY_BYTES_PER_CHUNK: u64 = 60;
@@ -68,6 +68,8 @@ pub struct ChunkIndex {
     /// What was wrong but could be worked around.
     warnings: Mutex<Vec<String>>,
     damaged_files: Mutex<Vec<String>>,
+    /// Why part of it is lacking.
+    unloaded: OnceLock<RepositoryError>,
 }
 
 impl ChunkIndex {
@@ -104,6 +106,7 @@ impl ChunkIndex {
             index_files,
             warnings: Mutex::default(),
             damaged_files: Mutex::default(),
+            unloaded: OnceLock::new(),
         };
         let chunks: u64 = index.index_files.iter().map(|(_, size)| size / INDEX_BYTES_PER_CHUNK).sum();
         let large = chunks * MEMORY_BYTES_PER_CHUNK > options.memory_limit_bytes;
@@ -118,6 +121,11 @@ impl ChunkIndex {
         *index.unlisted.write().unwrap_or_else(PoisonError::into_inner) = index.fill(&mut tables)?;
         *index.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
         Ok(index)
+    }
+
+    /// Itself, unless part of it is lacking: what isn't found may be there then.
+    pub fn whole(&self) -> Result<&Self, RepositoryError> {
+        self.unloaded.get().map_or(Ok(self), |error| Err(error.clone()))
     }
 
     fn open_cache(&self, tables: &mut Tables, directory: &std::path::Path) {
@@ -299,13 +307,13 @@ impl ChunkIndex {
     fn leave_cache(&self, error: &CacheError) {
         self.warn(format!("the index cache failed and is left aside: {error}"));
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(broken) = tables.rocks.take()
-            && let Err(error) = broken
-                .discard()
-                .map_err(|error| error.to_string())
-                .and_then(|()| self.fill(&mut tables).map(drop).map_err(|error| error.to_string()))
-        {
+        let Some(broken) = tables.rocks.take() else { return };
+        if let Err(error) = broken.discard() {
+            self.warn(format!("it could not be removed: {error}"));
+        }
+        if let Err(error) = self.fill(&mut tables) {
             self.warn(format!("the index could not be loaded again: {error}"));
+            let _ = self.unloaded.set(error);
         }
     }
 

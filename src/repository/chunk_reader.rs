@@ -33,7 +33,13 @@ impl Repository {
             other => return other,
         };
         let others = index.find_all(id.prefix()).into_iter().filter(|location| *location != first);
-        others.filter_map(|location| self.read_at(id, &location).ok()).next().ok_or(damage)
+        for location in others {
+            match self.read_at(id, &location) {
+                Err(RepositoryError::Damaged { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(damage)
     }
 
     /// A chunk's bytes as they are stored.
@@ -132,7 +138,8 @@ impl Repository {
 
     /// A pack's trailer.
     pub fn read_trailer(&self, pack: Id) -> Result<IndexedPack, RepositoryError> {
-        let size = self.backend().size(&Key::Pack(pack).path())?;
+        let key = Key::Pack(pack).path();
+        let size = well_read(&key, self.backend().size(&key))?;
         read_trailer(self.backend(), self.seals(), pack, size)
     }
 
@@ -179,7 +186,7 @@ impl Repository {
     /// Reads a pack again and compares its name; returns its size.
     pub fn prove_name(&self, pack: &Id) -> Result<u64, RepositoryError> {
         let key = Key::Pack(*pack).path();
-        let (size, is_proven) = (self.backend().size(&key)?, self.is_proven_there(pack)?);
+        let (size, is_proven) = (well_read(&key, self.backend().size(&key))?, self.is_proven_there(pack)?);
         if is_proven {
             return Ok(size);
         }
@@ -211,7 +218,7 @@ impl Repository {
     pub fn prove_pack(&self, pack: &Id) -> Result<u64, RepositoryError> {
         self.is_proven_there(pack)?;
         let key = Key::Pack(*pack).path();
-        let size = self.backend().size(&key)?;
+        let size = well_read(&key, self.backend().size(&key))?;
         let records = read_trailer(self.backend(), self.seals(), *pack, size)?.records;
         let mut hasher = IdHasher::default();
         let mut read = |from: u64, to: u64| {

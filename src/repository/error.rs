@@ -68,3 +68,12 @@ pub fn well_read<T>(key: &str, read: Result<T, BackendError>) -> Result<T, Repos
         other => Ok(other?),
     }
 }
+
+/// Nothing where what was to be read is damaged, or gone meanwhile; what says nothing of it is an error.
+pub fn if_sound<T>(read: Result<T, RepositoryError>) -> Result<Option<T>, RepositoryError> {
+    match read {
+        Err(RepositoryError::Damaged { .. }) => Ok(None),
+        Err(RepositoryError::Backend(error)) if error.kind == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}

@@ -16,7 +16,7 @@ pub type Unlock<'u> = &'u mut dyn FnMut(&str, &KeyFiles) -> Result<RepositoryKey
 
 /// The wrapped keys that prove themselves.
 pub fn read_keys(backend: &dyn Backend) -> Result<KeyFiles, RepositoryError> {
-    let mut files = KeyFiles::new();
+    let (mut files, mut lost) = (KeyFiles::new(), None);
     for (path, len) in backend.list("keys")? {
         let Some(Key::WrappedKey(name)) = Key::parse(&path).filter(|_| len <= MOST_KEY_BYTES) else {
             continue;
@@ -24,12 +24,17 @@ pub fn read_keys(backend: &dyn Backend) -> Result<KeyFiles, RepositoryError> {
         match backend.get(&path) {
             Ok(bytes) if name.proves(&bytes) => files.push((name, bytes)),
             Ok(_) => {}
-            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Lost) => {}
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) if error.kind == ErrorKind::Lost => lost = Some(error),
             Err(error) => return Err(error.into()),
         }
     }
     files.sort_unstable();
-    Ok(files)
+    // Where there is another key, it may be the one that is at hand.
+    match lost {
+        Some(error) if files.is_empty() => Err(error.into()),
+        _ => Ok(files),
+    }
 }
 
 /// The seals of a repository with this config, `bytes` as they are stored.

@@ -35,7 +35,7 @@ mod unlisted;
 
 pub use chunk_index::{ChunkIndex, IndexOptions};
 pub use condemned::Condemned;
-pub use error::{RepositoryError, well_read};
+pub use error::{RepositoryError, if_sound, well_read};
 pub use file_reader::FileReader;
 pub use finder::{Directory, Finder};
 pub use index_writer::IndexWriter;

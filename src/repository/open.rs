@@ -212,7 +212,7 @@ impl Repository {
     /// The chunk index, loaded on first use.
     pub fn index(&self) -> Result<&ChunkIndex, RepositoryError> {
         if let Some(index) = self.index.get() {
-            return Ok(index);
+            return index.whole();
         }
         let loaded = ChunkIndex::load(&self.backend, &self.seals, self.id, &self.options)?;
         Ok(self.index.get_or_init(|| loaded))

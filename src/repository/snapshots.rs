@@ -1,6 +1,6 @@
 //! The snapshots of a repository: names, manifests, pins and proofs.
 
-use super::error::{RepositoryError, well_read};
+use super::error::{RepositoryError, if_sound, well_read};
 use super::open::Repository;
 use crate::backend::ErrorKind;
 use crate::crypto::SealedFile;
@@ -144,7 +144,7 @@ impl Repository {
         let manifests: Vec<Id> =
             self.keys("manifests", |key| if let Key::Manifest(id) = key { Some(id) } else { None })?;
         for id in manifests.iter().filter(|id| !named.contains(*id)) {
-            let Ok(manifest) = self.read_manifest(id) else { continue };
+            let Some(manifest) = if_sound(self.read_manifest(id))? else { continue };
             let Some(place) = found.arriving.iter().position(|stamp| *stamp == manifest.stamp) else {
                 continue;
             };
@@ -264,13 +264,17 @@ impl Repository {
     pub fn proof_files(&self) -> Result<Vec<(Id, ProofFile)>, RepositoryError> {
         let ids: Vec<Id> =
             self.keys("proofs", |key| if let Key::Proof(id) = key { Some(id) } else { None })?;
-        let read = |id: Id| {
-            let bytes = self.backend().get(&Key::Proof(id).path()).ok()?;
+        let decoded = |id: Id, bytes: Vec<u8>| {
             (Id::of(&bytes) == id).then_some(())?;
             let bytes = self.open_file(SealedFile::Proof, &Key::Proof(id), bytes).ok()?;
             Some((id, ProofFile::decode(&bytes).ok()?))
         };
-        Ok(self.at_once("proofs", &ids, |id| read(*id)).into_iter().flatten().collect())
+        let read = self.at_once("proofs", &ids, |id| {
+            let key = Key::Proof(*id).path();
+            let bytes = if_sound(well_read(&key, self.backend().get(&key)))?;
+            Ok(bytes.and_then(|bytes| decoded(*id, bytes)))
+        });
+        read.into_iter().filter_map(Result::transpose).collect()
     }
 
     /// Records the result of a later validation.

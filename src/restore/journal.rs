@@ -99,6 +99,10 @@ impl JournalPlace {
             let bytes = match self.backend().get(&key(&id)) {
                 // One that was begun and never written: nothing was changed by it.
                 Err(error) if error.kind == ErrorKind::NotFound => continue,
+                Err(error) if error.kind == ErrorKind::Lost => {
+                    found.damaged.push(self.directory(&id).join("journal"));
+                    continue;
+                }
                 other => other?,
             };
             match Journal::decode(&bytes) {

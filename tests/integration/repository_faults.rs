@@ -204,6 +204,9 @@ fn only_what_the_disk_has_lost_is_damaged() {
             assert_eq!((code, &told["error"]["code"]), (1, &"repository_io".into()), "{verb:?}: {told:#}");
         }
     }
+    // One inode that is lost is one pack that is lost, and no listing.
+    let (code, told) = failing(&scratch, &[data[0].parent().unwrap()], ("statx", "EUCLEAN"), &["check"]);
+    assert_eq!(code, 14, "{told:#}");
     assert_eq!(failing(&scratch, &data, ("pread64", "ENOMEM"), &["repair"]).0, 1);
     assert_eq!(scratch.ok(["check", "--read-data"])["valid"], true);
     assert_eq!(files_of(&scratch, "packs"), packs);
@@ -227,8 +230,8 @@ fn a_small_file_that_the_disk_has_lost_spares_the_rest() {
     scratch.ok(["forget", &first]);
     scratch.ok(["prune", "--keep-last", "9"]);
     let name = scratch.path("repo/snapshots").join(&lost);
-    let manifest = std::fs::read_to_string(&name).unwrap();
-    let manifest = scratch.path("repo/manifests").join(manifest.trim_end());
+    let manifest_name = std::fs::read_to_string(&name).unwrap();
+    let manifest = scratch.path("repo/manifests").join(manifest_name.trim_end());
     let mut small = vec![name, manifest];
     for directory in ["index", "proofs", "doomed"] {
         small.push(files_of(&scratch, directory).pop().expect(directory));
@@ -238,11 +241,86 @@ fn a_small_file_that_the_disk_has_lost_spares_the_rest() {
         let (code, told) = failing(&scratch, &[file], fault, &["restore", &kept, "-t", "out"]);
         assert_eq!(code, 0, "{file:?}: {told:#}");
         assert_eq!(std::fs::read(scratch.path("out/tree/f")).unwrap(), noise(200_000, 3));
+        let (code, told) = failing(&scratch, &[file], ("openat", "EMFILE"), &["restore", &kept, "-t", "out"]);
+        assert_eq!((code, &told["error"]["code"]), (1, &"repository_io".into()), "{file:?}: {told:#}");
         let (code, told) = failing(&scratch, &[file], fault, &["check"]);
         assert_eq!(code, 14, "{file:?}: {told:#}");
         let name = file.file_name().unwrap().to_str().unwrap();
         assert!(told["errors"].to_string().contains(name), "{file:?}: {told:#}");
     }
+    // Its name stays with a manifest that can't be read now, and may be read another time.
+    let (code, told) = failing(&scratch, &[&small[1]], ("read", "EIO"), &["repair"]);
+    assert_eq!((code, &told["lost"]), (14, &serde_json::json!([])), "{told:#}");
+    let (code, told) =
+        failing(&scratch, &[&small[1]], ("read", "EIO"), &["prune", "--keep-last", "1", "--now"]);
+    assert_eq!(code, 14, "{told:#}");
+    scratch.ok(["restore", &lost, "-t", "out/lost"]);
+    // The others are sent.
+    std::fs::create_dir(scratch.path("replica")).unwrap();
+    let (code, told) = failing(&scratch, &[&small[1]], ("read", "EIO"), &["replicate", "replica"]);
+    assert_eq!(code, 0, "{told:#}");
+    assert!(told["warnings"].to_string().contains(manifest_name.trim_end()), "{told:#}");
+    assert!(scratch.path("replica/snapshots").join(&kept).exists());
+    assert!(!scratch.path("replica/snapshots").join(&lost).exists());
+}
+
+/// Whoever decides by the journals of restores stops where they can't be read; a single one that is lost hides no other.
+#[test]
+fn journals_that_cannot_be_read_are_not_taken_for_none() {
+    if !has("strace") {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("tree/f", noise(100_000, 1));
+    settle();
+    let first = scratch.backup(&["tree"]);
+    for seed in [2, 3] {
+        put(&scratch.path("tree/f"), noise(100_000, seed));
+        scratch.ok(["restore", &first, "--confirm-service-stopped"]);
+    }
+    let journals = files_of(&scratch, "restores");
+    let [one, ..] = journals.as_slice() else { panic!("{journals:?}") };
+    for verb in [&["prune", "--keep-last", "9"][..], &["forget", &first], &["backup", "tree"]] {
+        let (code, told) = failing(&scratch, &[one], ("openat", "EMFILE"), verb);
+        assert_eq!((code, &told["error"]["code"]), (1, &"repository_io".into()), "{verb:?}: {told:#}");
+    }
+    let (code, told) = failing(&scratch, &[one], ("read", "EIO"), &["list"]);
+    assert_eq!(code, 0, "{told:#}");
+    assert!(told["warnings"].to_string().contains("it can't be told which restore"), "{told:#}");
+    assert_eq!(failing(&scratch, &[one], ("read", "EIO"), &["prune", "--keep-last", "9"]).0, 0);
+}
+
+/// A snapshot that lost its data, which nobody has noticed, doesn't push out one that has all of its own.
+#[test]
+fn the_last_sound_snapshot_is_not_forgotten_for_one_without_data() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("tree/f", noise(200_000, 1));
+    settle();
+    let sound = scratch.backup(&["tree"]);
+    let before = files_of(&scratch, "packs");
+    scratch.file("tree/f", noise(300_000, 2));
+    settle();
+    let hollow = scratch.backup(&["tree"]);
+    let pack = files_of(&scratch, "packs").into_iter().rfind(|pack| !before.contains(pack)).unwrap();
+    let whole = std::fs::read(&pack).unwrap();
+    for is_gone in [false, true] {
+        if is_gone {
+            std::fs::remove_file(&pack).unwrap()
+        } else {
+            put(&pack, &whole[..200_000])
+        }
+        for more in [&["-n"][..], &[], &["--now"]] {
+            let (code, told) = scratch.json([&["prune", "--keep-last", "1"], more].concat());
+            assert_eq!(code, 14, "{told:#}");
+            assert!(told["error"]["message"].as_str().unwrap().contains(&hollow), "{told:#}");
+        }
+    }
+    assert_eq!(scratch.json(["validate", "--all"]).0, 14);
+    scratch.ok(["prune", "--keep-last", "1", "--now"]);
+    scratch.ok(["restore", &sound, "-t", "out"]);
+    assert_eq!(std::fs::read(scratch.path("out/tree/f")).unwrap(), noise(200_000, 1));
 }
 
 /// Three backups, prunes, checks and restores at once; a minute in `scripts/soak`.

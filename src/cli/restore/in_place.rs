@@ -136,7 +136,7 @@ fn refuse_by_journals(context: &Context, job: &Job) -> Result<(), Failure> {
     if let Some(open) = job.earlier.iter().chain(&job.undone).find(|open| !open.is_as_read()) {
         return Err(refuse::by_change(open));
     }
-    match context.unfinished_at(places()) {
+    match context.unfinished_at(places())? {
         Some(open) if job.earlier.as_ref().is_none_or(|earlier| earlier.id != open.id) => {
             Err(refuse::by_unfinished(context, &open, ExitCode::Refused))
         }

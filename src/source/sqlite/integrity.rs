@@ -1,7 +1,7 @@
 //! Asks SQLite whether a database that nobody writes is whole.
 
 use crate::progress::Stop;
-use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::io;
 use std::path::Path;
 
@@ -34,11 +34,10 @@ pub fn stop_when(connection: &mut Connection, stop: &Stop) -> rusqlite::Result<(
 pub fn trouble_of_ours(error: &rusqlite::Error) -> Option<io::Error> {
     match error.sqlite_error_code()? {
         ErrorCode::OperationInterrupted => Some(io::ErrorKind::Interrupted.into()),
-        ErrorCode::DiskFull
-        | ErrorCode::SystemIoFailure
-        | ErrorCode::CannotOpen
-        | ErrorCode::OutOfMemory
-        | ErrorCode::ReadOnly => Some(io::Error::other(error.to_string())),
+        ErrorCode::DiskFull => Some(io::Error::new(io::ErrorKind::StorageFull, error.to_string())),
+        ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::OutOfMemory | ErrorCode::ReadOnly => {
+            Some(io::Error::other(error.to_string()))
+        }
         _ => None,
     }
 }
@@ -56,24 +55,12 @@ pub fn integrity_messages_of(connection: &Connection, table: &str) -> rusqlite::
 fn messages(connection: &Connection, argument: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare(&format!("PRAGMA integrity_check({argument})"))?;
     let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let told = rows.filter(|message| !matches!(message.as_deref(), Ok("ok"))).take(MESSAGES);
-    let told = told.collect::<rusqlite::Result<Vec<String>>>()?;
-    match told.iter().find_map(|message| unread_page(message)) {
-        Some(code) => Err(rusqlite::Error::SqliteFailure(code, None)),
-        None => Ok(told),
-    }
-}
-
-/// A page that the machine couldn't read is told among what is wrong: "unable to get the page. error code=10".
-fn unread_page(message: &str) -> Option<ffi::Error> {
-    let (_, code) = message.rsplit_once("error code=")?;
-    let error = ffi::Error::new(code.parse().ok()?);
-    matches!(error.code, ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory).then_some(error)
+    rows.filter(|message| !matches!(message.as_deref(), Ok("ok"))).take(MESSAGES).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{stop_when, trouble_of_ours, unread_page};
+    use super::{stop_when, trouble_of_ours};
     use crate::progress::Stop;
     use rusqlite::{Connection, ErrorCode, ffi};
     use std::sync::Arc;
@@ -108,9 +95,7 @@ mod tests {
                 && !is_ours(ffi::SQLITE_NOTADB)
                 && !is_ours(ffi::SQLITE_ERROR)
         );
-        let told = |code: i32| format!("Tree 4 page 7 cell 3: unable to get the page. error code={code}");
-        assert!(unread_page(&told(ffi::SQLITE_IOERR_READ)).is_some());
-        assert!(unread_page(&told(ffi::SQLITE_CORRUPT)).is_none());
-        assert!(unread_page("row 7 missing from index error code=").is_none());
+        let full = trouble_of_ours(&rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None));
+        assert_eq!(full.unwrap().kind(), std::io::ErrorKind::StorageFull);
     }
 }

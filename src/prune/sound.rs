@@ -1,0 +1,64 @@
+//! What the snapshots that stay need, and whether it is there.
+
+use crate::progress::Progress;
+use crate::reach::{Reached, Survey};
+use crate::repository::{Condemned, Repository, RepositoryError, Snapshot};
+use crate::stamp::Stamp;
+use std::collections::HashSet;
+
+/// What is reached; an error where that can't be told.
+pub fn sound_survey(
+    repository: &Repository,
+    snapshots: &[&Snapshot],
+    condemned: &Condemned,
+    progress: &dyn Progress,
+) -> Result<Survey, RepositoryError> {
+    // What a snapshot that is known to be invalid has lost keeps nobody. What both need is asked about for the others' sake.
+    let (valid, invalid): (Vec<&Snapshot>, Vec<&Snapshot>) = snapshots.iter().partition(|one| one.is_valid());
+    let valid_stamps: HashSet<Stamp> = valid.iter().map(|snapshot| snapshot.stamp).collect();
+    let mut needed = Needed { repository, at_once: repository.looked_up_at_once()?, chunks: Vec::new() };
+    let mut look = |stamp, reached| match reached {
+        Reached::Chunk(chunk) if valid_stamps.contains(&stamp) => needed.add(stamp, chunk.id.prefix()),
+        _ => Ok(()),
+    };
+    let survey = Survey::new(repository, &[valid, invalid].concat(), condemned, &mut look, progress)?;
+    needed.find()?;
+    match survey.lost.first() {
+        None => Ok(survey),
+        Some((stamp, lost)) => {
+            let detail =
+                format!("what snapshot {stamp} needs can't be told, so nothing is freed: {}", lost.error);
+            Err(RepositoryError::damaged(format!("node {}", lost.node), detail))
+        }
+    }
+}
+
+/// Chunks that snapshots need which nobody has found invalid.
+struct Needed<'r> {
+    repository: &'r Repository,
+    at_once: usize,
+    chunks: Vec<(u64, Stamp)>,
+}
+
+impl Needed<'_> {
+    fn add(&mut self, stamp: Stamp, prefix: u64) -> Result<(), RepositoryError> {
+        self.chunks.push((prefix, stamp));
+        if self.chunks.len() >= self.at_once { self.find() } else { Ok(()) }
+    }
+
+    /// Those that were added are there, as far as can be told without reading them. Where one isn't, the snapshot that would stay may
+    /// be worth less than those that would go.
+    fn find(&mut self) -> Result<(), RepositoryError> {
+        let lacking = self.repository.lacking(self.chunks.iter().map(|(prefix, _)| *prefix).collect())?;
+        let of_lacking = self.chunks.iter().find(|(prefix, _)| lacking.contains(prefix));
+        if let Some((_, stamp)) = of_lacking {
+            let detail = format!(
+                "{} of its chunks or more are lost, and it isn't marked invalid: `icecore validate --all` does that, and then sound ones are kept",
+                lacking.len()
+            );
+            return Err(RepositoryError::damaged(format!("snapshots/{stamp}"), detail));
+        }
+        self.chunks.clear();
+        Ok(())
+    }
+}
