@@ -249,7 +249,7 @@ impl Config {
     }
 
     fn parse(text: &str, base: &Path) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: File = toml::from_str(text).map_err(|error| in_one_line(&error, text))?;
         let profile = file.profile.unwrap_or_else(|| "default".into());
         check_profile(&profile)?;
         let repository = file.repository.as_deref().map(|text| location(text, base));
@@ -451,6 +451,15 @@ fn expand(text: &str) -> Result<String, String> {
     shellexpand::env_with_context(text, with_default)
         .map(std::borrow::Cow::into_owned)
         .map_err(|error| error.cause)
+}
+
+/// Where it is, and what: messages have no lines, so that a caret would point nowhere.
+fn in_one_line(error: &toml::de::Error, text: &str) -> String {
+    let what = error.message().replace('\n', "; ");
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return what };
+    let number = before.matches('\n').count();
+    let line = text.lines().nth(number).unwrap_or_default().trim();
+    format!("line {}, `{line}`: {what}", number + 1)
 }
 
 #[cfg(test)]

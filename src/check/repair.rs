@@ -139,13 +139,26 @@ impl Repair<'_> {
             self.done
                 .actions
                 .push(format!("the name of snapshot {stamp} was written anew from its manifest"));
-        } else {
-            if self.quarantine(&key)? {
-                self.done.lost.push(stamp);
-                self.done.actions.push(format!("snapshot {stamp} is lost: no manifest tells what it held"));
-            }
+        } else if let Some((own, manifest)) = self.led_to(&key, unnamed)? {
+            self.repository.backend().put(&Key::Snapshot(own).path(), format!("{manifest}\n").as_bytes())?;
+            self.quarantine(&key)?;
+            self.done.actions.push(format!("snapshot {own} has its name again: it was called {stamp}"));
+        } else if self.quarantine(&key)? {
+            self.done.lost.push(stamp);
+            self.done.actions.push(format!("snapshot {stamp} is lost: no manifest tells what it held"));
         }
         Ok(())
+    }
+
+    /// The snapshot whose manifest a name leads to that is another one's, if it has no other name.
+    fn led_to(
+        &self,
+        key: &str,
+        unnamed: &HashMap<Stamp, Id>,
+    ) -> Result<Option<(Stamp, Id)>, RepositoryError> {
+        let line = if_sound(well_read(key, self.repository.backend().get(key)))?.unwrap_or_default();
+        let is_it = |manifest: &Id| line.strip_suffix(b"\n") == Some(manifest.hex().as_bytes());
+        Ok(unnamed.iter().find(|(_, manifest)| is_it(manifest)).map(|(stamp, manifest)| (*stamp, *manifest)))
     }
 
     fn names_of(&mut self, manifest: Id) -> Result<(), RepositoryError> {

@@ -20,6 +20,7 @@ use crate::source::{CaptureOptions, HoldMode, SourceSpec};
 use crate::stamp::rfc3339_millis;
 use crate::validate::Depth;
 use serde_json::{Map, Value, json};
+use std::path::Path;
 use std::time::Instant;
 
 /// What a tag may consist of.
@@ -140,6 +141,11 @@ fn request(
     Ok(PublishRequest { backup, depth, patience: context.patience()?, reread: arguments.reread, hooks })
 }
 
+/// There is nothing, as opposed to something that can't be looked at.
+fn is_absent(path: &Path) -> bool {
+    std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
 fn dry_run(sources: &[SourceSpec]) -> Result<Report, Failure> {
     let mut keys = Map::new();
     let mut lines = Vec::new();
@@ -169,7 +175,7 @@ fn dry_run(sources: &[SourceSpec]) -> Result<Report, Failure> {
     }
     lines.push("nothing was read or stored".into());
     let is_missing =
-        |source: &&SourceSpec| !source.optional && source.source_path.is_none() && !source.path.exists();
+        |source: &&SourceSpec| !source.optional && source.source_path.is_none() && is_absent(&source.path);
     if let Some(source) = sources.iter().find(is_missing) {
         let message = format!("source {:?}: {} does not exist", source.name, source.path.display());
         let mut failure = Failure::new(ExitCode::Unexpected, "source_missing", message)

@@ -6,7 +6,7 @@ use crate::backup::BackupError;
 use crate::catalog::NotFound;
 use crate::config::ConfigError;
 use crate::flow::FlowError;
-use crate::format::{Finding, Severity};
+use crate::format::{Finding, Key, Severity};
 use crate::hooks::HookError;
 use crate::repository::RepositoryError;
 use crate::restore::RestoreError;
@@ -116,7 +116,8 @@ impl From<BackendError> for Failure {
                     .hint("free some space and run again: what was stored already is not stored twice")
             }
             ErrorKind::Denied => Self::new(ExitCode::Unexpected, "permission_denied", error.to_string())
-                .hint("run as the user who owns the repository, or mount it writable"),
+                .hint("run as the user who owns that file, or mount it writable. Where runs of several users have left files there (`ls -l`), \
+                       `chown -R` gives all of them to one"),
             ErrorKind::Unreachable => Self::new(ExitCode::Unexpected, "unreachable", error.to_string())
                 .hint(
                     "is the network up, and the host or store? For s3:// are there credentials (AWS_ACCESS_KEY_ID, a profile), and a \
@@ -184,15 +185,22 @@ impl From<RepositoryError> for Failure {
                 .hint("nothing was published"),
             RepositoryError::Damaged { ref file, .. } => {
                 let path = file.clone();
-                Self::new(ExitCode::Damaged, "repository_damaged", message)
-                    .at(Path::new(&path))
-                    .hint(
+                let hint = match Key::parse(&path) {
+                    Some(Key::Config) => {
+                        "copy config from any copy of the repository (a replica, an rsync): it never changes. Nothing was read or changed"
+                    }
+                    Some(Key::Manifest(_) | Key::Snapshot(_) | Key::Index(_) | Key::Proof(_) | Key::Doomed(_)) => {
+                        "`icecore check` tells what is concerned, and `icecore repair` mends what can be mended; the file was left as it is"
+                    }
+                    _ => {
                         "`icecore validate --all` tells which snapshots are affected, and `icecore backup --reread` stores again \
-                         what the source still has; the file was left as it is",
-                    )
+                         what the source still has; the file was left as it is"
+                    }
+                };
+                Self::new(ExitCode::Damaged, "repository_damaged", message).at(Path::new(&path)).hint(hint)
             }
             RepositoryError::MissingChunk { .. } => Self::new(ExitCode::Damaged, "chunk_missing", message).hint(
-                "a pack is missing; `icecore validate --all` tells which snapshots are affected, and \
+                "a pack is missing or cut short; `icecore validate --all` tells which snapshots are affected, and \
                  `icecore backup --reread` stores again what the source still has",
             ),
             RepositoryError::PrunedMeanwhile { .. } => Self::new(ExitCode::Busy, "pruned_meanwhile", message)
@@ -335,6 +343,12 @@ impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
         let message = format!("the restore is incomplete: {error}");
         match error {
+            RestoreError::Repository(
+                error @ (RepositoryError::Damaged { .. } | RepositoryError::MissingChunk { .. }),
+            ) => Self { message, ..Self::from(error) }.hint(
+                "`icecore check` names the sources and files that are concerned. Remove what was written, and leave a source out with \
+                 --without, or restore another snapshot; `icecore repair` saves what can be saved",
+            ),
             RestoreError::Repository(error) => Self { message, ..Self::from(error) },
             RestoreError::Interrupted => {
                 Self { message: "interrupted; the restore is incomplete".into(), ..interrupted() }
@@ -366,7 +380,7 @@ impl From<RestoreError> for Failure {
                 let path = path.clone();
                 Self::new(ExitCode::RestoreIncomplete, "restore_incomplete", message)
                     .at(&path)
-                    .hint("mend the cause, remove what is there, and run the same restore again")
+                    .hint("mend the cause, remove what was written, and run the same restore again")
             }
         }
     }

@@ -154,10 +154,11 @@ fn bring(
 ) -> Result<Replicated, Failure> {
     if let Some(path) = target.place.local() {
         let real = |path: &Path| path.canonicalize().ok();
-        if context.local_path().is_some_and(|own| real(&own).is_some() && real(&own) == real(path)) {
+        let own = context.local_path().and_then(|own| real(&own));
+        if own.is_some_and(|own| real(path).is_some_and(|path| path.starts_with(own))) {
             return Err(ReplicateError::Itself { location: path.display().to_string() }.into());
         }
-        refuse_foreign(path)?;
+        refuse_foreign(context, path)?;
     }
     let patience = context.patience()?;
     // Others limit what they send themselves.
@@ -222,8 +223,15 @@ fn wait(pause: Duration, progress: &dyn Progress) {
     }
 }
 
+/// What a directory that isn't there may have been meant for.
+fn names_of(context: &Context) -> String {
+    let replicas = context.config.iter().flat_map(|config| &config.replicas);
+    let names: Vec<&str> = replicas.map(|replica| replica.name.as_str()).collect();
+    if names.is_empty() { String::new() } else { format!(" Replicas of the config: {}", names.join(", ")) }
+}
+
 /// A directory that isn't there may be one whose disk isn't mounted; one with other things in it is somebody else's.
-fn refuse_foreign(path: &Path) -> Result<(), Failure> {
+fn refuse_foreign(context: &Context, path: &Path) -> Result<(), Failure> {
     if path.join("config").exists() {
         return Ok(());
     }
@@ -234,7 +242,10 @@ fn refuse_foreign(path: &Path) -> Result<(), Failure> {
             format!("there is no directory {}", path.display()),
         )
         .at(path)
-        .hint("is its disk mounted? The first time, make the directory by hand; nothing was sent"));
+        .hint(format!(
+            "is its disk mounted? The first time, make the directory by hand; nothing was sent.{}",
+            names_of(context)
+        )));
     }
     if is_empty_or_half_made(path) {
         return Ok(());

@@ -15,7 +15,7 @@ pub fn select(context: &Context, arguments: &args::Backup) -> Result<Vec<SourceS
     let mut sources = if arguments.paths.is_empty() {
         configured(context, arguments)?
     } else {
-        given(&arguments.paths, arguments)?
+        given(context, &arguments.paths, arguments)?
     };
     for (name, kind) in kinds.clone() {
         let source = sources.iter_mut().find(|source| source.name == name);
@@ -90,13 +90,27 @@ fn configured(context: &Context, arguments: &args::Backup) -> Result<Vec<SourceS
     Ok(wanted.into_iter().map(|source| source.spec.clone()).collect())
 }
 
-fn given(paths: &[String], arguments: &args::Backup) -> Result<Vec<SourceSpec>, Failure> {
+/// Where a path is expected a source was named.
+fn is_only_a_name(context: &Context, text: &str) -> bool {
+    let mut configured = context.config.iter().flat_map(|config| &config.sources);
+    configured.any(|source| source.spec.name == text) && std::fs::symlink_metadata(text).is_err()
+}
+
+fn given(context: &Context, paths: &[String], arguments: &args::Backup) -> Result<Vec<SourceSpec>, Failure> {
     if !arguments.with_source.is_empty() || !arguments.only.is_empty() || !arguments.without.is_empty() {
         return Err(Failure::usage(
             "--with, --only and --without choose among the config's sources; paths were given instead",
         ));
     }
     let mut sources: Vec<SourceSpec> = Vec::new();
+    if let Some(named) = paths.iter().find(|path| is_only_a_name(context, path)) {
+        return Err(Failure::usage(format!(
+            "there is no {named} here, but a source of the config has that name"
+        ))
+        .hint(format!(
+            "`icecore backup --only {named}` takes it, `icecore backup` all sources of the config"
+        )));
+    }
     for text in paths {
         let (name, path) = match text.split_once('=') {
             Some((name, path)) if check_name(name).is_ok() => (name.to_owned(), PathBuf::from(path)),

@@ -11,10 +11,14 @@ use crate::catalog::latest;
 use crate::config::parse_duration;
 use crate::format::SnapshotKind;
 use crate::id::Id;
+use crate::repository::Snapshot;
 use crate::restore::OpenJournal;
 use crate::stamp::{Stamp, now_nanos};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+
+/// Clocks of hosts differ, but not by so much.
+const DAY_S: i64 = 86_400;
 
 /// Every key of the JSON document.
 pub fn skeleton() -> Value {
@@ -27,7 +31,7 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
     let repository = context.open()?;
     let snapshots = repository.snapshots()?;
     let now = Stamp::from_nanos(now_nanos());
-    let age = |stamp: Stamp| (now.unix() - stamp.unix()).max(0);
+    let age = |snapshot: &Snapshot| age_at(now, snapshot);
     let own = snapshots.list.iter().filter(|snapshot| snapshot.manifest.profile == context.profile);
     let own: Vec<_> = own.filter(|snapshot| snapshot.manifest.kind == SnapshotKind::Backup).collect();
     // With a config its sources count; without, those that snapshots have held.
@@ -48,24 +52,27 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
     let mut lines = vec![format!("{} snapshot(s) of profile {}", own.len(), context.profile)];
     let (mut sources, mut stale) = (Map::new(), Vec::new());
     for name in names {
-        let newest = latest(&snapshots, &context.profile, Some(&name)).map(|snapshot| snapshot.stamp);
-        let too_old =
-            limit.is_some_and(|limit| newest.is_none_or(|stamp| age(stamp) as u64 > limit.as_secs()));
+        let newest = latest(&snapshots, &context.profile, Some(&name));
+        let is_recent = |age: u64| limit.is_none_or(|limit| age <= limit.as_secs());
+        let too_old = limit.is_some() && !newest.and_then(age).is_some_and(is_recent);
         if too_old && !demanded.contains(&name) {
             stale.push(name.clone());
         }
-        let shown = newest
-            .map_or_else(|| "never".to_owned(), |stamp| format!("{stamp}, {} ago", duration(age(stamp))));
+        let shown = match newest.map(|one| (one.stamp, age(one))) {
+            None => "never".to_owned(),
+            Some((stamp, None)) => format!("{stamp}, by a clock that was ahead"),
+            Some((stamp, Some(age))) => format!("{stamp}, {} ago", duration(age)),
+        };
         lines.push(format!("{name:<16} {shown}{}", if too_old { "  TOO OLD" } else { "" }));
-        sources.insert(name, json!({ "latest": newest.map(|stamp| stamp.to_string()), "age_s": newest.map(age), "too_old": too_old }));
+        sources.insert(name, json!({ "latest": newest.map(|one| one.stamp.to_string()), "age_s": newest.and_then(age), "too_old": too_old }));
     }
-    let newest = latest(&snapshots, &context.profile, None).map(|snapshot| snapshot.stamp);
+    let newest = latest(&snapshots, &context.profile, None);
     let keys = json!({
         "repository": context.place()?.to_string(),
         "profile": context.profile,
         "snapshots": own.len(),
-        "latest": newest.map(|stamp| stamp.to_string()),
-        "age_s": newest.map(age),
+        "latest": newest.map(|one| one.stamp.to_string()),
+        "age_s": newest.and_then(age),
         "sources": sources,
     });
     let too_old = limit.is_some() && (newest.is_none() || !stale.is_empty());
@@ -88,7 +95,20 @@ pub fn run(context: &Context, arguments: &args::Status) -> Result<Report, Failur
     }
     let mut report = Report::done(keys, lines);
     report.warnings = notes(&snapshots);
+    report.warnings.extend(newest.filter(|one| age(one).is_none()).map(|one| {
+        format!(
+            "snapshot {} was taken by a clock that was ahead of this one: how old it is can't be told",
+            one.stamp
+        )
+    }));
     Ok(report)
+}
+
+/// In seconds; `None` where the clock that it was taken by was a day ahead or more. By that clock, since a stamp lies ahead of it where
+/// the clock had gone back.
+fn age_at(now: Stamp, snapshot: &Snapshot) -> Option<u64> {
+    let age = now.unix() - Stamp::from_nanos(snapshot.manifest.clock_ns).unix();
+    (age > -DAY_S).then_some(age.max(0).unsigned_abs())
 }
 
 /// An interrupted restore from this repository, or into a place of the config.
@@ -100,7 +120,7 @@ fn unfinished(context: &Context, repository: Id) -> Result<Option<OpenJournal>, 
     Ok(here.or_else(|| all.into_iter().rev().find(of_repository)))
 }
 
-fn duration(seconds: i64) -> String {
+fn duration(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),

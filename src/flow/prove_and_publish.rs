@@ -84,10 +84,10 @@ fn prove_and_publish_alone(
     for (file, detail) in &earlier.damaged {
         warnings.push(format!("{file} is damaged and hides a snapshot: {detail}"));
     }
-    let bad = earlier.list.iter().find(|snapshot| snapshot.was_found_bad());
+    let bad = earlier.list.iter().find(|snapshot| snapshot.has_lost_data());
     if let Some(bad) = bad {
         warnings.push(format!(
-            "a validation found snapshot {} bad, so everything is read again and stored where it is damaged; when it is \
+            "snapshot {} has lost data, so everything is read again and stored where it is damaged; when it is \
              mended validate it again, or forget it",
             bad.stamp
         ));

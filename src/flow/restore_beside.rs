@@ -13,6 +13,9 @@ use std::path::Path;
 /// Why a restore beside ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BesideError {
+    /// Nothing was written.
+    #[error(transparent)]
+    CannotPlan(RestoreError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
     #[error("there is not enough room at {}: {} bytes are needed, {} are free", .0.place.display(), .0.needed_bytes, .0.free_bytes)]
@@ -30,7 +33,7 @@ pub fn restore_beside(
     temporary_directory: &Path,
     progress: &dyn Progress,
 ) -> Result<(Placed, Vec<Finding>), BesideError> {
-    let prospect = look(repository, items, owner, false, progress)?;
+    let prospect = look(repository, items, owner, false, progress).map_err(BesideError::CannotPlan)?;
     if let Some(shortage) = prospect.shortage {
         return Err(BesideError::NoSpace(shortage));
     }

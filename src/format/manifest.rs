@@ -115,6 +115,13 @@ pub struct Finding {
     pub detail: String,
 }
 
+impl Finding {
+    /// The repository has damaged or lost part of the source: `<source name>_stored_data_damaged` or `…_lost`.
+    pub fn is_about_stored_data(&self) -> bool {
+        self.code.strip_prefix(&self.source).is_some_and(|fact| fact.starts_with("_stored_data_"))
+    }
+}
+
 /// The result of a validation of one source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {

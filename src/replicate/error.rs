@@ -13,7 +13,7 @@ pub enum ReplicateError {
     NotAlike { location: String },
     #[error("{location} is not empty and holds no repository")]
     NotEmpty { location: String },
-    #[error("{location} is the repository itself")]
+    #[error("{location} is the repository itself, or lies in it")]
     Itself { location: String },
     #[error("{0}")]
     Source(RepositoryError),

@@ -4,7 +4,7 @@ use super::error::{RepositoryError, if_sound, well_read};
 use super::open::Repository;
 use crate::backend::ErrorKind;
 use crate::crypto::SealedFile;
-use crate::format::{DoomedFile, Key, Level, Manifest, ProofFile};
+use crate::format::{DoomedFile, Finding, Key, Level, Manifest, ProofFile};
 use crate::id::Id;
 use crate::stamp::Stamp;
 use std::collections::{HashMap, HashSet};
@@ -38,6 +38,12 @@ impl Snapshot {
     /// A validation after its publication found it bad, and none has taken that back.
     pub fn was_found_bad(&self) -> bool {
         self.later_proof.as_ref().is_some_and(|proof| !proof.is_valid())
+    }
+
+    /// It was found bad, and it is the repository that has damaged or lost part of it.
+    pub fn has_lost_data(&self) -> bool {
+        let findings = self.later_proof.iter().flat_map(|proof| &proof.findings);
+        self.was_found_bad() && findings.into_iter().any(Finding::is_about_stored_data)
     }
 }
 

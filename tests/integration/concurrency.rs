@@ -73,6 +73,8 @@ fn a_clock_that_went_back_keeps_the_order() {
     let id = icecore::id::Id::of(&bytes);
     put(&scratch.path("repo/manifests").join(id.hex()), &bytes);
     put(&scratch.path("repo/snapshots").join(ahead.to_string()), format!("{id}\n"));
+    // Its name lies, and the clock that it was taken by doesn't.
+    assert!(scratch.ok(["status", "--max-age", "1h"])["age_s"].as_u64().unwrap() < 600);
     let document = scratch.ok(["backup", "a.json"]);
     assert_eq!(document["stamp"], ahead.next().to_string());
     assert!(document["warnings"][0].as_str().unwrap().contains("more than a day ahead"), "{document:#}");
@@ -82,6 +84,30 @@ fn a_clock_that_went_back_keeps_the_order() {
         shown["snapshot"]["clock"].as_str().unwrap() < ahead.rfc3339().as_str(),
         "the real clock is in the manifest"
     );
+}
+
+/// A snapshot by a clock that was ahead isn't fresh for as long as that clock was ahead.
+#[test]
+fn nobody_knows_how_old_a_snapshot_of_the_future_is() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("a.json", "{}");
+    let stamp = scratch.backup(&["a.json"]);
+    let name = scratch.path("repo/snapshots").join(&stamp);
+    let line = std::fs::read_to_string(&name).unwrap();
+    let manifest = std::fs::read(scratch.path("repo/manifests").join(line.trim())).unwrap();
+    let mut decoded = icecore::format::Manifest::decode(&manifest).unwrap();
+    decoded.clock_ns += 300 * 86_400 * 1_000_000_000;
+    let bytes = decoded.encode();
+    let id = icecore::id::Id::of(&bytes);
+    put(&scratch.path("repo/manifests").join(id.hex()), &bytes);
+    put(&name, format!("{id}\n"));
+    let (code, document) = scratch.json(["status", "--max-age", "1h"]);
+    assert_eq!((code, &document["age_s"]), (13, &serde_json::Value::Null), "{document:#}");
+    let document = scratch.ok(["status"]);
+    assert!(document["warnings"].to_string().contains("clock that was ahead"), "{document:#}");
+    scratch.backup(&["a.json"]);
+    scratch.ok(["status", "--max-age", "1h"]);
 }
 
 #[test]

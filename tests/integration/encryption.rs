@@ -387,6 +387,21 @@ fn a_forged_journal_is_refused() {
     assert_eq!(std::fs::read(scratch.path("tree/file-with-a-name")).unwrap(), content(2));
 }
 
+/// Without its wrapped keys an encrypted repository isn't called one that never was.
+#[test]
+fn a_repository_that_has_lost_its_keys_is_told_from_one_without() {
+    let scratch = Scratch::new();
+    let recipient = scratch.new_identity("identity");
+    scratch.ok(["init", "--recipient", &recipient]);
+    for file in scratch.repository_files("keys") {
+        std::fs::remove_file(file).unwrap();
+    }
+    let (code, document) = scratch.json(["key", "list"]);
+    assert_eq!((code, &document["error"]["code"]), (12, &"wrong_key".into()), "{document:#}");
+    assert!(document["error"]["hint"].as_str().unwrap().contains("copy keys/"), "{document:#}");
+    assert_eq!(scratch.json(["list"]).0, 12);
+}
+
 #[test]
 fn what_a_broken_off_init_leaves_is_in_nobodys_way() {
     let scratch = Scratch::new();

@@ -89,8 +89,14 @@ fn missing_sources() {
     assert_eq!(document["sources"]["b"]["exists"], false);
     assert!(document["warnings"][0].as_str().unwrap().contains("gone"));
     fails(&scratch, &["backup", "--only", "b"], 1, "source_missing");
+    // A source was named where a path is expected.
+    let document = fails(&scratch, &["backup", "b"], 2, "usage");
+    assert!(document["error"]["hint"].as_str().unwrap().contains("--only b"), "{document:#}");
     scratch.file("icecore.toml", "[source.a\n");
     fails(&scratch, &["backup"], 2, "config_invalid");
+    scratch.file("icecore.toml", "[source.a]\npath = \"a.json\"\npth = 1\n");
+    let message = fails(&scratch, &["backup"], 2, "config_invalid")["error"]["message"].to_string();
+    assert!(message.contains("line 3, `pth = 1`: unknown field") && !message.contains('^'), "{message}");
     fails(&scratch, &["-c", "nowhere.toml", "backup"], 2, "config_invalid");
 }
 
@@ -124,6 +130,74 @@ fn unreadable_files_are_named_and_the_rest_is_done() {
     assert_eq!(code, 3, "{document:#}");
     assert!(document["warnings"].to_string().contains("owner"));
     assert_eq!(std::fs::read(scratch.path("out/mine/x")).unwrap(), b"x");
+}
+
+/// A source that is one file, which can't be read, isn't there to be left out: not even where it may be missing.
+#[test]
+fn a_single_file_that_cannot_be_read_is_not_called_missing() {
+    if !is_root() || !has("setpriv") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let secret = scratch.file("secret.log", "x");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o0)).unwrap();
+    scratch.file("fine.json", "{}");
+    let closed = scratch.mkdir("closed");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o0)).unwrap();
+    scratch.file(
+        "icecore.toml",
+        "[source.a]\npath = \"fine.json\"\n[source.b]\npath = \"secret.log\"\nkind = \"tree\"\noptional = true\n",
+    );
+    assert_eq!(scratch.json_as_nobody(&["init"]).0, 0);
+    for arguments in
+        [&["backup"][..], &["backup", "secret.log"], &["backup", "c=closed", "--kind", "c=chroma"]]
+    {
+        let (code, document) = scratch.json_as_nobody(arguments);
+        assert_eq!((code, &document["error"]["code"]), (1, &"source_unreadable".into()), "{document:#}");
+        assert!(document["error"]["message"].as_str().unwrap().contains("Permission denied"), "{document:#}");
+    }
+    assert!(scratch.repository_files("snapshots").is_empty());
+}
+
+/// What is in the way of a target is told before anything is written, and stays.
+#[test]
+fn a_target_that_cannot_be_used_is_left_alone() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("a.json", "{}");
+    scratch.backup(&["a.json"]);
+    let precious = scratch.file("precious", "mine");
+    for target in ["precious", "precious/below"] {
+        let (code, document) = scratch.json(["restore", "latest", "-t", target]);
+        assert!(code == 2 || code == 22, "{target}: {document:#}");
+        let hint = document["error"]["hint"].as_str().unwrap();
+        assert!(hint.contains("--target") && !hint.contains("remove"), "{target}: {hint}");
+    }
+    assert_eq!(std::fs::read(precious).unwrap(), b"mine");
+}
+
+/// That a source was corrupt when it was read is no reason to distrust what the repository holds.
+#[test]
+fn a_corrupt_source_has_nobody_read_everything_again() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("tree/f", noise(200_000, 1));
+    let path = scratch.path("a.db");
+    let database = rusqlite::Connection::open(&path).unwrap();
+    database.execute_batch("CREATE TABLE t(x UNIQUE); INSERT INTO t VALUES(1), (2), (3);").unwrap();
+    database
+        .execute_batch("PRAGMA writable_schema=ON; DELETE FROM sqlite_schema WHERE name LIKE '%autoindex%';")
+        .unwrap();
+    drop(database);
+    settle();
+    scratch.ok(["backup", "a.db", "tree", "--validate", "quick"]);
+    assert_eq!(scratch.json(["validate", "latest"]).0, 20);
+    let document = scratch.ok(["backup", "tree"]);
+    assert_eq!(
+        (&document["warnings"], &document["stored_bytes"]),
+        (&serde_json::json!([]), &0.into()),
+        "{document:#}"
+    );
 }
 
 #[test]

@@ -194,3 +194,18 @@ fn invalid_snapshots_stay_where_the_policy_would_keep_them() {
     scratch.ok(["prune", "--keep-last", "4", "--now"]);
     assert_eq!(whole(&kept), [true, true, true]);
 }
+
+/// A name file that was renamed leads to a manifest that says whose it is.
+#[test]
+fn a_snapshot_under_a_wrong_name_gets_its_own_back() {
+    let Kept { scratch, stamps, states } = kept();
+    let names = scratch.path("repo/snapshots");
+    rename(names.join(&stamps[0]), names.join("20300101T000000Z")).unwrap();
+    assert_eq!(scratch.json(["check"]).0, 14);
+    let repaired = scratch.ok(["repair"]);
+    assert_eq!(repaired["lost"], serde_json::json!([]), "{repaired:#}");
+    assert!(repaired["actions"].to_string().contains("has its name again"), "{repaired:#}");
+    scratch.ok(["check", "--read-data"]);
+    scratch.ok(["restore", &stamps[0], "-t", "out"]);
+    assert_eq!(describe(&scratch.path("out/tree"), true), states[0]);
+}

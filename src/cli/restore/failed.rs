@@ -83,10 +83,10 @@ pub fn cannot_plan(error: RestoreError) -> Failure {
             failure
         }
         RestoreError::MountPoint { path, .. } => {
-            refused("mount_in_the_way", path).hint("unmount it, or restore elsewhere with --map")
+            refused("mount_in_the_way", path).hint("unmount it, or restore elsewhere (--target, --map)")
         }
         RestoreError::DanglingLink { path } => {
-            refused("dangling_link", path).hint("remove the symlink, or name the real place with --map")
+            refused("dangling_link", path).hint("remove the symlink, or name the real place (--target, --map)")
         }
         RestoreError::Unwritable { path, .. } => refused("target_unwritable", path)
             .hint("is it mounted read-only, or owned by another user? Run as root, or mount it writable"),
@@ -98,7 +98,7 @@ pub fn cannot_plan(error: RestoreError) -> Failure {
         RestoreError::HoldsLeftOut { path, .. } => refused("left_out_in_the_way", path)
             .hint("no snapshot holds it: move it away, then run the same restore again"),
         RestoreError::Device { path } => {
-            refused("target_unusable", path).hint("name a directory or a file with --map")
+            refused("target_unusable", path).hint("name a directory or a file (--target, --map)")
         }
         RestoreError::NotEmpty { path } | RestoreError::InUse { path } | RestoreError::Differs { path } => {
             refused("target_unusable", path)
@@ -115,9 +115,9 @@ fn hint_for(error: &std::io::Error) -> &'static str {
         }
         std::io::ErrorKind::NotADirectory => {
             "a file, or a symlink, is where a directory has to be: on the way into a source no symlink is followed. Move it \
-             away, or name another place with --map"
+             away, or name another place (--target, --map)"
         }
-        _ => "mend the cause, or name another place with --map",
+        _ => "mend the cause, or name another place (--target, --map)",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::again;
 use super::choose::{choose, owner};
+use super::failed::cannot_plan;
 use super::in_place::{self, Job};
 use super::refuse;
 use super::told::{self, Told};
@@ -75,6 +76,10 @@ fn beside(
     let hooks = context.config.as_ref().map(|config| config.hooks.clone()).unwrap_or_default();
     let restored = restore_beside(repository, &items, owner, &hooks, &scratch, progress);
     let (placed, findings) = restored.map_err(|error| match error {
+        BesideError::CannotPlan(error @ (RestoreError::Unwritable { .. } | RestoreError::Overlap { .. })) => {
+            error.into()
+        }
+        BesideError::CannotPlan(error) => cannot_plan(error),
         BesideError::Restore(error) => error.into(),
         BesideError::NoSpace(shortage) => told::no_space(&shortage),
         BesideError::Verify(error) => {

@@ -58,7 +58,8 @@ pub fn open<'a>(
     let path = spec.read_path();
     let store = fs::canonicalize(path).map_err(|error| CaptureError::io("resolve", path, error))?;
     let path = store.join(DATABASE);
-    if !path.is_file() {
+    let metadata = fs::metadata(&path).map_err(|error| CaptureError::io("open", &path, error))?;
+    if !metadata.is_file() {
         return Err(CaptureError::Missing { path });
     }
     let name = DATABASE.as_bytes();

@@ -59,6 +59,10 @@ pub fn capture(
     if metadata.is_dir() {
         return directory(spec, path, options, recorder);
     }
+    if metadata.is_file() {
+        // All of the source: there is nothing else whose sake it could be left out for.
+        drop(fs::File::open(&real).map_err(|error| CaptureError::io("open", path, error))?);
+    }
     let mut walk = Walk::new(spec, options, recorder)?;
     let parent = real.parent().unwrap_or(Path::new("/"));
     let directory = open_directory(parent).map_err(|error| CaptureError::io("open", parent, error))?;
