@@ -183,7 +183,7 @@ class Rustic(Tool):
 
 class Bupstash(Tool):
     name = program = "bupstash"
-    hint = "cargo install bupstash"
+    hint = "cargo install bupstash --locked"
 
     def variables(self) -> dict[str, str]:
         key = self.place / "home" / self.short / "key"
