@@ -40,7 +40,10 @@ pub enum FlowError {
     Repository(#[from] RepositoryError),
     #[error("{0}; nothing was published")]
     Hook(#[from] HookError),
-    #[error("the captured data is not valid; nothing was published")]
+    #[error(
+        "{}; nothing was published",
+        if *damaged { "stored data that it refers to is damaged or gone" } else { "the captured data is not valid" }
+    )]
     Invalid { manifest: Box<Manifest>, findings: Vec<Finding>, damaged: bool },
 }
 

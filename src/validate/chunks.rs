@@ -43,20 +43,20 @@ pub struct Found {
     pub collections: Vec<CollectionCount>,
     pub written_by: Option<String>,
     pub damaged: bool,
+    /// Damage that is among the findings: the path, and what is damaged, or nothing for a missing chunk.
+    told: HashSet<(String, String)>,
 }
 
 impl Found {
-    /// Notes damage of the repository at a path.
+    /// Notes damage of the repository at a path. Of a path the first chunk that is missing, and each damaged file of the repository once.
     pub fn damage(&mut self, source: &SourceRecord, path: &[u8], error: &RepositoryError) {
         self.damaged = true;
-        if self.findings.len() < MAX_FINDINGS {
-            self.findings.push(Finding {
-                code: format!("{}_stored_data_damaged", source.name),
-                severity: Severity::Error,
-                source: source.name.clone(),
-                path: String::from_utf8_lossy(path).into_owned(),
-                detail: error.to_string(),
-            });
+        let (path, detail) = (String::from_utf8_lossy(path).into_owned(), error.to_string());
+        let is_missing = matches!(error, RepositoryError::MissingChunk { .. });
+        let told = (path.clone(), if is_missing { String::new() } else { detail.clone() });
+        if self.findings.len() < MAX_FINDINGS && self.told.insert(told) {
+            let (code, source) = (format!("{}_stored_data_damaged", source.name), source.name.clone());
+            self.findings.push(Finding { code, severity: Severity::Error, source, path, detail });
         }
     }
 }
