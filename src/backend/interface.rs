@@ -39,6 +39,8 @@ pub trait Backend: Send + Sync {
     fn has(&self, key: &str) -> Result<bool, BackendError> {
         match self.size(key) {
             Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            // It is there, whoever reads it.
+            Err(error) if error.kind == ErrorKind::Lost => Ok(true),
             other => other.map(|_| true),
         }
     }

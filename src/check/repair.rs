@@ -15,7 +15,7 @@ use crate::repository::{
     ChunkWriter, IndexWriter, Repository, RepositoryError, Snapshot, Trust, if_sound, well_read,
 };
 use crate::stamp::{Stamp, now_nanos};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -41,6 +41,8 @@ struct Repair<'a> {
     /// The directory of this repair below `quarantine/`.
     batch: String,
     done: Repaired,
+    /// Files that couldn't be put aside.
+    unread: BTreeSet<String>,
     progress: &'a dyn Progress,
 }
 
@@ -57,12 +59,14 @@ pub fn repair(
     let scope = Scope { read_data: ReadData::Part(Part::WHOLE) };
     let checked = check(&repository, scope, progress)?;
     let batch = format!("quarantine/{}", Stamp::from_nanos(now_nanos()));
-    let mut repair = Repair { repository: &repository, batch, done: Repaired::default(), progress };
+    let (done, unread) = (Repaired::default(), BTreeSet::new());
+    let mut repair = Repair { repository: &repository, batch, done, unread, progress };
     repair.names(&checked)?;
     repair.small_files()?;
     repair.packs(&checked)?;
     repair.chunks(&checked, replacements)?;
     repair.indexes(&checked)?;
+    repair.tell_unread()?;
     let mut done = repair.done;
     // What was written and put aside is read anew.
     let repository = open()?;
@@ -87,9 +91,7 @@ impl Repair<'_> {
         let bytes = match self.repository.backend().get(key) {
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(false),
             Err(error) if error.kind == ErrorKind::Lost => {
-                self.done.actions.push(format!(
-                    "{key} can't be read and stays where it is: {error}. If it never can be again, remove it by hand, and repair once more"
-                ));
+                self.unread.insert(key.to_owned());
                 return Ok(false);
             }
             other => other?,
@@ -121,7 +123,11 @@ impl Repair<'_> {
                 Some(Key::Snapshot(stamp)) => self.name(stamp, &unnamed)?,
                 // The manifest is damaged; its name leads nowhere then. Without the name nobody would need what it needs.
                 Some(Key::Manifest(id)) if self.keep_aside(file)? => {
-                    self.names_of(id)?;
+                    for (stamp, path) in self.names_of(id)? {
+                        self.quarantine(&path)?;
+                        self.done.lost.push(stamp);
+                        self.done.actions.push(format!("snapshot {stamp} is lost: its manifest is damaged"));
+                    }
                     self.repository.backend().delete(file)?;
                 }
                 _ => {}
@@ -161,15 +167,31 @@ impl Repair<'_> {
         Ok(unnamed.iter().find(|(_, manifest)| is_it(manifest)).map(|(stamp, manifest)| (*stamp, *manifest)))
     }
 
-    fn names_of(&mut self, manifest: Id) -> Result<(), RepositoryError> {
+    /// The snapshots whose names lead to a manifest, and these names.
+    fn names_of(&self, manifest: Id) -> Result<Vec<(Stamp, String)>, RepositoryError> {
+        let mut names = Vec::new();
         for (path, _) in self.repository.backend().list("snapshots")? {
             let Some(Key::Snapshot(stamp)) = Key::parse(&path) else { continue };
             let line = if_sound(well_read(&path, self.repository.backend().get(&path)))?;
             if line.is_some_and(|line| line.starts_with(manifest.hex().as_bytes())) {
-                self.quarantine(&path)?;
-                self.done.lost.push(stamp);
-                self.done.actions.push(format!("snapshot {stamp} is lost: its manifest is damaged"));
+                names.push((stamp, path));
             }
+        }
+        Ok(names)
+    }
+
+    /// What couldn't be read, and still can't, stays where it is. What was put in its place can.
+    fn tell_unread(&mut self) -> Result<(), RepositoryError> {
+        for key in std::mem::take(&mut self.unread) {
+            let Err(error) = self.repository.backend().get(&key) else { continue };
+            let mut by_hand = vec![key.clone()];
+            if let Some(Key::Manifest(id)) = Key::parse(&key) {
+                by_hand.extend(self.names_of(id)?.into_iter().map(|(_, path)| path));
+            }
+            self.done.actions.push(format!(
+                "{key} stays where it is: {error}. If it can never be read again, remove {} by hand, and repair once more",
+                by_hand.join(" and ")
+            ));
         }
         Ok(())
     }

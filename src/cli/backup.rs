@@ -20,7 +20,7 @@ use crate::source::{CaptureOptions, HoldMode, SourceSpec};
 use crate::stamp::rfc3339_millis;
 use crate::validate::Depth;
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::io::ErrorKind;
 use std::time::Instant;
 
 /// What a tag may consist of.
@@ -141,9 +141,21 @@ fn request(
     Ok(PublishRequest { backup, depth, patience: context.patience()?, reread: arguments.reread, hooks })
 }
 
-/// There is nothing, as opposed to something that can't be looked at.
-fn is_absent(path: &Path) -> bool {
-    std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+/// What the backup would end with for the sake of a source.
+fn stumbling_block(source: &SourceSpec) -> Option<Failure> {
+    let error = std::fs::metadata(&source.path).err().filter(|_| source.source_path.is_none())?;
+    let (name, path) = (&source.name, source.path.display());
+    let failure = if error.kind() != ErrorKind::NotFound {
+        let message = format!("source {name:?}: cannot look at {path}: {error}");
+        Failure::new(ExitCode::Unexpected, "source_unreadable", message)
+    } else if source.optional {
+        return None;
+    } else {
+        let message = format!("source {name:?}: {path} does not exist");
+        Failure::new(ExitCode::Unexpected, "source_missing", message)
+            .hint("a source that may be missing is marked `optional = true`")
+    };
+    Some(failure.at(&source.path))
 }
 
 fn dry_run(sources: &[SourceSpec]) -> Result<Report, Failure> {
@@ -174,13 +186,7 @@ fn dry_run(sources: &[SourceSpec]) -> Result<Report, Failure> {
         keys.insert(source.name.clone(), described);
     }
     lines.push("nothing was read or stored".into());
-    let is_missing =
-        |source: &&SourceSpec| !source.optional && source.source_path.is_none() && is_absent(&source.path);
-    if let Some(source) = sources.iter().find(is_missing) {
-        let message = format!("source {:?}: {} does not exist", source.name, source.path.display());
-        let mut failure = Failure::new(ExitCode::Unexpected, "source_missing", message)
-            .at(&source.path)
-            .hint("a source that may be missing is marked `optional = true`");
+    if let Some(mut failure) = sources.iter().find_map(stumbling_block) {
         failure.keys.insert("sources".into(), Value::Object(keys));
         failure.details = lines;
         return Err(failure);

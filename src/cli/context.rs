@@ -179,7 +179,7 @@ impl Context {
         (found, warnings)
     }
 
-    /// As `journals`, for whoever decides by them. Where this user may not read them they are another's restores.
+    /// As `journals`, for whoever decides by them: an error where some may be lacking, but for those that this user may not read.
     pub fn all_journals(&self) -> Result<Vec<OpenJournal>, Failure> {
         match self.read_journals() {
             (_, _, Some(error)) if error.kind != ErrorKind::Denied => {
@@ -199,10 +199,15 @@ impl Context {
                 Ok(journals) => {
                     found.extend(journals.list);
                     damaged.extend(journals.damaged.iter().map(|path| {
-                        format!("{} is damaged: it can't be told which restore it is about", path.display())
+                        format!(
+                            "{} is damaged or can't be read: it can't be told which restore it is about",
+                            path.display()
+                        )
                     }));
                 }
-                Err(error) => failure = Some(error),
+                // A place that this user may not look into says less than any other error.
+                Err(error) if failure.is_none() || error.kind != ErrorKind::Denied => failure = Some(error),
+                Err(_) => {}
             }
         }
         found.sort_by(|one, other| one.id.cmp(&other.id));

@@ -95,6 +95,14 @@ fn prove_and_publish_alone(
             bad.stamp
         ));
     }
+    let profile = &request.backup.author.profile;
+    let mut own = earlier.list.iter().filter(|snapshot| snapshot.manifest.profile == *profile);
+    if let (None, Some(invalid)) = (bad, own.find(|snapshot| snapshot.was_found_bad())) {
+        warnings.push(format!(
+            "a validation found snapshot {} invalid, so this one is proven in full; forget that one when it is of no more use",
+            invalid.stamp
+        ));
+    }
     let reread = request.reread || bad.is_some();
     let trust = if reread { Trust::Nothing } else { Trust::Index };
     let writer = ChunkWriter::new(repository, trust);

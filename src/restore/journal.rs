@@ -90,7 +90,9 @@ impl JournalPlace {
     pub fn list(&self) -> Result<Journals, BackendError> {
         let mut found = Journals::default();
         let listing = match std::fs::read_dir(self.root.join("restores")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(found);
+            }
             other => other.map_err(|error| self.fail("list", error))?,
         };
         for item in listing {
@@ -99,7 +101,8 @@ impl JournalPlace {
             let bytes = match self.backend().get(&key(&id)) {
                 // One that was begun and never written: nothing was changed by it.
                 Err(error) if error.kind == ErrorKind::NotFound => continue,
-                Err(error) if error.kind == ErrorKind::Lost => {
+                // What this user may not read, or nobody can, hides no other.
+                Err(error) if matches!(error.kind, ErrorKind::Lost | ErrorKind::Denied) => {
                     found.damaged.push(self.directory(&id).join("journal"));
                     continue;
                 }

@@ -4,7 +4,7 @@ use super::chunks::{Found, Proven, all_chunks, is_damage, quick_chunks};
 use super::stored_files::RepositoryFiles;
 use crate::format::{CollectionCount, Entry, Finding, Level, Manifest, Proof, Severity, SourceRecord};
 use crate::progress::Progress;
-use crate::repository::{Repository, RepositoryError, Snapshots};
+use crate::repository::{Repository, RepositoryError, Snapshot, Snapshots};
 use crate::source::{FullTexts, JudgeOptions, Judgement, VALIDATOR_VERSION, judge};
 use crate::stamp::now_nanos;
 use std::io;
@@ -52,7 +52,8 @@ pub fn prove_draft(
     let mut outcome = Outcome { findings: Vec::new(), damaged: false };
     let profile = manifest.profile.clone();
     // While a snapshot is known to be bad, nothing that may share its chunks is taken on trust.
-    let suspicious = earlier.list.iter().any(|snapshot| snapshot.was_found_bad());
+    let is_own = |snapshot: &Snapshot| snapshot.manifest.profile == manifest.profile;
+    let suspicious = earlier.list.iter().any(|one| one.has_lost_data() || is_own(one) && one.was_found_bad());
     let depth = if suspicious { Depth::Exactly(Level::Full) } else { options.depth };
     for source in &mut manifest.sources {
         let Some(root) = source.root.clone() else { continue };

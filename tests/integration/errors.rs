@@ -157,6 +157,23 @@ fn a_single_file_that_cannot_be_read_is_not_called_missing() {
         assert!(document["error"]["message"].as_str().unwrap().contains("Permission denied"), "{document:#}");
     }
     assert!(scratch.repository_files("snapshots").is_empty());
+    // Nor by a dry run.
+    let (code, document) = scratch.json_as_nobody(&["backup", "-n", "closed/below"]);
+    assert_eq!((code, &document["error"]["code"]), (1, &"source_unreadable".into()), "{document:#}");
+}
+
+/// An account without a home keeps no journals there, and has none.
+#[test]
+fn a_home_that_is_no_directory_holds_no_journals() {
+    let scratch = Scratch::new();
+    scratch.init();
+    scratch.file("a.json", "{}");
+    for verb in [&["backup", "a.json"][..], &["status"], &["prune", "--keep-last", "2"]] {
+        let mut command = scratch.icecore();
+        command.env_remove("XDG_STATE_HOME").env_remove("ICECORE_STATE_DIR").env("HOME", "/dev/null");
+        let (code, document) = crate::support::document(command.arg("--json").args(verb));
+        assert_eq!(code, 0, "{verb:?}: {document:#}");
+    }
 }
 
 /// What is in the way of a target is told before anything is written, and stays.
@@ -190,14 +207,16 @@ fn a_corrupt_source_has_nobody_read_everything_again() {
         .unwrap();
     drop(database);
     settle();
-    scratch.ok(["backup", "a.db", "tree", "--validate", "quick"]);
+    let quick = ["--validate", "quick", "tree"];
+    scratch.ok(["backup", "a.db"].iter().chain(&quick));
     assert_eq!(scratch.json(["validate", "latest"]).0, 20);
-    let document = scratch.ok(["backup", "tree"]);
-    assert_eq!(
-        (&document["warnings"], &document["stored_bytes"]),
-        (&serde_json::json!([]), &0.into()),
-        "{document:#}"
-    );
+    let document = scratch.ok(["--profile", "other", "backup"].iter().chain(&quick));
+    let validated = &document["sources"]["tree"]["validated"];
+    assert_eq!((&document["warnings"], validated), (&serde_json::json!([]), &"quick".into()), "{document:#}");
+    // A profile that got something wrong once proves in full from then on, and says so.
+    let document = scratch.ok(["backup"].iter().chain(&quick));
+    assert_eq!(document["sources"]["tree"]["validated"], "full", "{document:#}");
+    assert!(document["warnings"].to_string().contains("proven in full"), "{document:#}");
 }
 
 #[test]

@@ -248,9 +248,19 @@ fn a_small_file_that_the_disk_has_lost_spares_the_rest() {
         let name = file.file_name().unwrap().to_str().unwrap();
         assert!(told["errors"].to_string().contains(name), "{file:?}: {told:#}");
     }
+    // An index file of which not even its inode is left: its packs' trailers tell what it told.
+    let (code, told) =
+        failing(&scratch, &[&small[2]], ("statx,openat", "EUCLEAN"), &["restore", &kept, "-t", "out"]);
+    assert_eq!(code, 0, "{told:#}");
     // Its name stays with a manifest that can't be read now, and may be read another time.
     let (code, told) = failing(&scratch, &[&small[1]], ("read", "EIO"), &["repair"]);
     assert_eq!((code, &told["lost"]), (14, &serde_json::json!([])), "{told:#}");
+    let actions = told["actions"].to_string();
+    assert!(actions.contains(&format!("and snapshots/{lost} by hand")), "{actions}");
+    // A name that can't be read is replaced where its manifest is whole.
+    let repaired = failing(&scratch, &[&small[0]], ("read", "EIO"), &["repair"]).1;
+    assert!(repaired["actions"].to_string().contains("was written anew"), "{repaired:#}");
+    assert_eq!(std::fs::read_to_string(&small[0]).unwrap(), manifest_name);
     let (code, told) =
         failing(&scratch, &[&small[1]], ("read", "EIO"), &["prune", "--keep-last", "1", "--now"]);
     assert_eq!(code, 14, "{told:#}");
