@@ -16,6 +16,7 @@ use crate::restore::OpenJournal;
 use crate::stamp::{Stamp, now_nanos};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// Clocks of hosts differ, but not by so much.
 const DAY_S: i64 = 86_400;
@@ -114,10 +115,13 @@ fn age_at(now: Stamp, snapshot: &Snapshot) -> Option<u64> {
 /// An interrupted restore from this repository, or into a place of the config.
 fn unfinished(context: &Context, repository: Id) -> Result<Option<OpenJournal>, Failure> {
     let sources = context.config.iter().flat_map(|config| &config.sources);
-    let here = context.unfinished_at(sources.map(|source| source.spec.path.as_path()))?;
-    let of_repository = |open: &OpenJournal| open.is_unfinished() && open.journal.repository == repository;
-    let all = if here.is_none() { context.all_journals()? } else { Vec::new() };
-    Ok(here.or_else(|| all.into_iter().rev().find(of_repository)))
+    let places: Vec<&Path> = sources.map(|source| source.spec.path.as_path()).collect();
+    let mut unfinished = context.all_journals()?;
+    unfinished.retain(OpenJournal::is_unfinished);
+    let is_here = |open: &OpenJournal| places.iter().any(|place| open.concerns(place));
+    let of_repository = |open: &OpenJournal| open.journal.repository == repository;
+    let place = unfinished.iter().rposition(is_here).or_else(|| unfinished.iter().rposition(of_repository));
+    Ok(place.map(|place| unfinished.swap_remove(place)))
 }
 
 fn duration(seconds: u64) -> String {

@@ -91,27 +91,27 @@ fn lasting_there(here: &Repository, there: &Repository, id: &Id) -> Result<Optio
     Ok((is_common || theirs.holds(id)?).then_some(packs))
 }
 
+/// A small file of the source, which has to prove itself; `None` if it is gone. What the disk has lost proves nothing: it has no bytes.
+fn as_it_lies(ends: &Ends<'_>, path: &str) -> Result<Option<Vec<u8>>, ReplicateError> {
+    match ends.source.get(path) {
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind == ErrorKind::Lost => Ok(Some(Vec::new())),
+        other => other.map(Some).map_err(ReplicateError::source),
+    }
+}
+
 /// A snapshot's manifest, then its name.
 pub fn publish(ends: &Ends<'_>, stamp: Stamp, done: &mut Replicated) -> Result<(), ReplicateError> {
     let name = Key::Snapshot(stamp).path();
-    let line = match ends.source.get(&name) {
-        // It was forgotten meanwhile.
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-        // As bad as wrong bytes, here and below.
-        Err(error) if error.kind == ErrorKind::Lost => Vec::new(),
-        other => other.map_err(ReplicateError::source)?,
-    };
+    // It was forgotten meanwhile.
+    let Some(line) = as_it_lies(ends, &name)? else { return Ok(()) };
     let hex = std::str::from_utf8(&line).ok().and_then(|line| line.strip_suffix('\n'));
     let Some(manifest) = hex.and_then(Id::from_hex) else {
         done.warnings.push(format!("{name} is damaged, and not sent"));
         return Ok(());
     };
     let key = Key::Manifest(manifest);
-    let bytes = match ends.source.get(&key.path()) {
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.kind == ErrorKind::Lost => Vec::new(),
-        other => other.map_err(ReplicateError::source)?,
-    };
+    let Some(bytes) = as_it_lies(ends, &key.path())? else { return Ok(()) };
     if Id::of(&bytes) != manifest {
         done.warnings.push(format!("{} is damaged, and snapshot {stamp} is not sent", key.path()));
         return Ok(());
@@ -138,10 +138,7 @@ pub fn copy_missing(ends: &Ends<'_>, directory: &str, done: &mut Replicated) -> 
     let there = names(ends.target, directory).map_err(ReplicateError::target)?;
     for path in names(ends.source, directory).map_err(ReplicateError::source)? {
         let Some(key) = Key::parse(&path).filter(|_| !there.contains(&path)) else { continue };
-        let bytes = match ends.source.get(&path) {
-            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Lost) => continue,
-            other => other.map_err(ReplicateError::source)?,
-        };
+        let Some(bytes) = as_it_lies(ends, &path)? else { continue };
         if key.proves(&bytes) {
             ends.target.put(&path, &bytes).map_err(ReplicateError::target)?;
             done.sent_bytes += bytes.len() as u64;

@@ -55,17 +55,15 @@ impl Repository {
         len: u64,
     ) -> Result<Vec<u8>, RepositoryError> {
         let key = Key::Pack(*pack).path();
-        match self.backend().get_range(&key, offset, len) {
-            // A sector that can't be read is as bad as a wrong one: another copy may do.
-            Err(error) if matches!(error.kind, ErrorKind::Short | ErrorKind::NotFound | ErrorKind::Lost) => {
-                Err(RepositoryError::damaged(key, error))
+        let stored = match self.backend().get_range(&key, offset, len) {
+            // Another copy may do.
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                return Err(RepositoryError::damaged(key, error));
             }
-            other => {
-                let stored = other?;
-                self.count_read(stored.len());
-                Ok(stored)
-            }
-        }
+            other => well_read(&key, other)?,
+        };
+        self.count_read(stored.len());
+        Ok(stored)
     }
 
     /// Part of a file that should be there, as it lies there.

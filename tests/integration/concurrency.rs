@@ -1,6 +1,7 @@
 //! Several runs at once, and clocks that go wrong.
 
 use crate::support::{Scratch, document, noise, put};
+use icecore::format::Manifest;
 use icecore::stamp::Stamp;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -56,6 +57,18 @@ fn many_profiles_at_once_get_a_stamp_each() {
     scratch.ok(["validate", "--all"]);
 }
 
+/// Changes a snapshot's manifest, and names it by its stamp.
+fn made_again(scratch: &Scratch, stamp: &str, change: impl FnOnce(&mut Manifest)) {
+    let line = std::fs::read_to_string(scratch.path("repo/snapshots").join(stamp)).unwrap();
+    let manifest = std::fs::read(scratch.path("repo/manifests").join(line.trim())).unwrap();
+    let mut decoded = Manifest::decode(&manifest).unwrap();
+    change(&mut decoded);
+    let bytes = decoded.encode();
+    let id = icecore::id::Id::of(&bytes);
+    put(&scratch.path("repo/manifests").join(id.hex()), &bytes);
+    put(&scratch.path("repo/snapshots").join(decoded.stamp.to_string()), format!("{id}\n"));
+}
+
 #[test]
 fn a_clock_that_went_back_keeps_the_order() {
     let scratch = Scratch::new();
@@ -65,14 +78,7 @@ fn a_clock_that_went_back_keeps_the_order() {
     // The newest snapshot is two days ahead: its manifest is made again with a later stamp, as a wrong clock would have.
     let ahead =
         Stamp::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 + 2 * 86_400);
-    let line = std::fs::read_to_string(scratch.path("repo/snapshots").join(&first)).unwrap();
-    let manifest = std::fs::read(scratch.path("repo/manifests").join(line.trim())).unwrap();
-    let mut decoded = icecore::format::Manifest::decode(&manifest).unwrap();
-    decoded.stamp = ahead;
-    let bytes = decoded.encode();
-    let id = icecore::id::Id::of(&bytes);
-    put(&scratch.path("repo/manifests").join(id.hex()), &bytes);
-    put(&scratch.path("repo/snapshots").join(ahead.to_string()), format!("{id}\n"));
+    made_again(&scratch, &first, |manifest| manifest.stamp = ahead);
     // Its name lies, and the clock that it was taken by doesn't.
     assert!(scratch.ok(["status", "--max-age", "1h"])["age_s"].as_u64().unwrap() < 600);
     let document = scratch.ok(["backup", "a.json"]);
@@ -93,15 +99,7 @@ fn nobody_knows_how_old_a_snapshot_of_the_future_is() {
     scratch.init();
     scratch.file("a.json", "{}");
     let stamp = scratch.backup(&["a.json"]);
-    let name = scratch.path("repo/snapshots").join(&stamp);
-    let line = std::fs::read_to_string(&name).unwrap();
-    let manifest = std::fs::read(scratch.path("repo/manifests").join(line.trim())).unwrap();
-    let mut decoded = icecore::format::Manifest::decode(&manifest).unwrap();
-    decoded.clock_ns += 300 * 86_400 * 1_000_000_000;
-    let bytes = decoded.encode();
-    let id = icecore::id::Id::of(&bytes);
-    put(&scratch.path("repo/manifests").join(id.hex()), &bytes);
-    put(&name, format!("{id}\n"));
+    made_again(&scratch, &stamp, |manifest| manifest.clock_ns += 300 * 86_400 * 1_000_000_000);
     let (code, document) = scratch.json(["status", "--max-age", "1h"]);
     assert_eq!((code, &document["age_s"]), (13, &serde_json::Value::Null), "{document:#}");
     let document = scratch.ok(["status"]);

@@ -7,12 +7,10 @@ use icecore::progress::Silent;
 use icecore::repository::{ChunkWriter, IndexOptions, Repository, RepositoryError, Trust};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use walkdir::WalkDir;
 
 fn rounds(short: u32) -> u32 {
     std::env::var("ICECORE_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(short)
@@ -159,27 +157,17 @@ fn after_an_error_of_the_disk_nobody_claims_success() {
     all_come_back(&scratch, &states);
 }
 
-/// icecore run while calls that have to do with some files fail.
-fn failing(scratch: &Scratch, files: &[&Path], (call, error): (&str, &str), verb: &[&str]) -> (i32, Value) {
-    let mut traced = Command::new("strace");
-    traced.args(["-f", "-qq", "-o"]).arg(scratch.path("trace"));
-    traced.args(files.iter().flat_map(|file| [OsStr::new("-P"), file.as_os_str()]));
-    traced.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:error={error}")]);
-    traced.args([env!("CARGO_BIN_EXE_icecore"), "--json"]).args(verb).current_dir(scratch.directory.path());
-    traced.env("ICECORE_REPOSITORY", scratch.path("repo")).env("HOME", scratch.path("home"));
-    drop(std::fs::remove_dir_all(scratch.path("out")));
-    let output = traced.output().unwrap();
-    let trace = std::fs::read_to_string(scratch.path("trace")).unwrap();
-    assert!(trace.contains("(INJECTED)"), "{verb:?}, {files:?}: {error} never came");
-    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
-}
-
 /// Files below a directory of the repository, the largest last.
 fn files_of(scratch: &Scratch, directory: &str) -> Vec<PathBuf> {
-    let items = WalkDir::new(scratch.path("repo").join(directory)).into_iter().map(Result::unwrap);
-    let mut files: Vec<_> = items.filter(|item| item.file_type().is_file()).collect();
-    files.sort_by_key(|item| item.metadata().unwrap().len());
-    files.into_iter().map(walkdir::DirEntry::into_path).collect()
+    let mut files = scratch.repository_files(directory);
+    files.sort_by_key(|file| std::fs::metadata(file).unwrap().len());
+    files
+}
+
+/// `Scratch::failing`, and nothing is restored yet.
+fn failing(scratch: &Scratch, files: &[&Path], fault: (&str, &str), verb: &[&str]) -> (i32, Value) {
+    drop(std::fs::remove_dir_all(scratch.path("out")));
+    scratch.failing(files, fault, verb)
 }
 
 /// A sector that can't be read is damage; too little memory for reading it, or too many open files, says nothing of what lies there.

@@ -206,14 +206,8 @@ fn what_cannot_be_saved_is_told_before_it_is_overwritten() {
     let stamp = scratch.backup(&["tree"]);
     put(&scratch.path("tree/a"), noise(300_000, 2));
     let run_with = |more: &[&str]| {
-        let mut traced = Command::new("strace");
-        let path = scratch.path("tree/a");
-        traced.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(path).args(["-e", "trace=pread64,read"]);
-        traced.args(["-e", "inject=pread64,read:error=EIO", env!("CARGO_BIN_EXE_icecore"), "--json"]);
-        traced.args(["restore", &stamp, CONFIRM]).args(more).current_dir(scratch.directory.path());
-        let output = traced.env("ICECORE_REPOSITORY", scratch.path("repo")).output().unwrap();
-        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        (output.status.code().unwrap(), told)
+        let verb = [&["restore", &stamp, CONFIRM], more].concat();
+        scratch.failing(&[&scratch.path("tree/a")], ("pread64,read", "EIO"), &verb)
     };
     let (code, told) = run_with(&[]);
     assert_eq!((code, told["error"]["code"].as_str().unwrap()), (22, "safety_incomplete"), "{told:#}");

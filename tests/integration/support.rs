@@ -67,6 +67,20 @@ impl Scratch {
         document(self.icecore().arg("--json").args(arguments))
     }
 
+    /// As `json`, while these calls fail where they have to do with these files. Needs strace.
+    pub fn failing(&self, files: &[&Path], (calls, error): (&str, &str), arguments: &[&str]) -> (i32, Value) {
+        let mut traced = Command::new("strace");
+        traced.args(["-f", "-qq", "-o"]).arg(self.path("trace"));
+        traced.args(files.iter().flat_map(|file| [OsStr::new("-P"), file.as_os_str()]));
+        traced.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:error={error}")]);
+        traced.args([env!("CARGO_BIN_EXE_icecore"), "--json"]).args(arguments);
+        traced.current_dir(self.directory.path()).env("HOME", self.path("home"));
+        let output = traced.env("ICECORE_REPOSITORY", self.path("repo")).output().unwrap();
+        let trace = std::fs::read_to_string(self.path("trace")).unwrap();
+        assert!(trace.contains("(INJECTED)"), "{arguments:?}, {files:?}: {error} never came");
+        (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
+    }
+
     /// As `json`, but must end with 0.
     pub fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
         let (code, document) = self.json(arguments);

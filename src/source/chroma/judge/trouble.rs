@@ -51,10 +51,10 @@ pub fn end_group<T>(
         Err(Trouble::Malformed(detail)) => rusqlite::Error::InvalidParameterName(detail),
         Err(Trouble::Sql(error)) => error,
     };
-    if let Some(trouble) = trouble_of_ours(&error) {
-        return Err(trouble);
-    }
     let detail = format!("{group}: {error}");
+    if let Some(trouble) = trouble_of_ours(&error) {
+        return Err(io::Error::new(trouble.kind(), detail));
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             judgement.error(source, "db_corrupt", DATABASE.as_bytes(), detail);
